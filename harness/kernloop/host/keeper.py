@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small process that outlives kernloop by a moment and cleans up when kernloop is killed.
+
+kernloop tells it, over a pipe, what it owns: process groups, staging folders, the run that is not yet judged. When the
+pipe ends without the word `bye`, the keeper kills the groups, removes the folders, and writes into the run's
+verdict.json what happened. It runs as `python -I -S keeper.py`, so it imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+__all__ = ["start_time"]
+
+
+def start_time(pid: int) -> int | None:
+    """When process `pid` began, in clock ticks since boot (proc_pid_stat(5), field 22); None when it is gone.
+
+    With it a recorded pid names one process for ever: a pid alone may have been given to another one since.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def _serve() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    owner = os.getppid()
+    owned: dict[str, str] = {}
+    for line in sys.stdin:
+        sign, _, rest = line.rstrip("\n").partition(" ")
+        if sign == "bye":
+            return
+        key, _, value = rest.partition("\t")
+        if sign == "+":
+            owned[key] = value
+        else:
+            owned.pop(key, None)
+    for key, value in owned.items():
+        kind, _, name = key.partition(" ")
+        if kind == "group":
+            _kill_group(int(name), int(value))
+    for key, value in owned.items():
+        kind, _, name = key.partition(" ")
+        if kind == "folder":
+            shutil.rmtree(name, ignore_errors=True)
+        elif kind == "file":
+            Path(name).unlink(missing_ok=True)
+        elif kind == "run":
+            _close_run(Path(name), owner, value)
+
+
+# The leader may be gone while others of its group live on: its start time is checked only while it exists.
+def _kill_group(leader: int, started: int) -> None:
+    now = start_time(leader)
+    if now is None or now == started:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
+
+
+def _close_run(run: Path, owner: int, schema: str) -> None:
+    stage = "start"
+    with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
+        stage = json.loads((run / "timeline.jsonl").read_text().splitlines()[-1])["event"]
+    summary = f"kernloop (pid {owner}) was killed; the last thing it did: {stage}"
+    verdict = {
+        "schema": schema,
+        "verdict": "infra",
+        "summary": summary,
+        "next": "run it again; console.log and timeline.jsonl hold what was seen until then",
+        "run": str(run),
+    }
+    with contextlib.suppress(OSError):
+        old = json.loads((run / "verdict.json").read_text())
+        verdict = {**old, **verdict}
+    with contextlib.suppress(OSError):
+        with (run / "timeline.jsonl").open("a") as out:
+            out.write(json.dumps({"t": round(time.time(), 3), "event": "owner-killed", "detail": summary}) + "\n")
+        staged = run / ".verdict.json.new"
+        staged.write_text(json.dumps(verdict, indent=2) + "\n")
+        staged.rename(run / "verdict.json")
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one door to host processes: argv lists, a deadline, and a failure line that can be pasted into a shell."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernloop.errors import HarnessError
+from kernloop.host import owned
+
+__all__ = ["Completed", "disk_full", "end_group", "run", "spawn"]
+
+# A child dies with us even if the keeper died first.
+_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
+@dataclass(frozen=True)
+class Completed:
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    seconds: float,
+    what: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+    hint: str = "",
+) -> Completed:
+    """Run `argv` to its end. `env` is added to ours; `what` names the work in errors.
+
+    Raises HarnessError when it cannot start, is not done after `seconds`, or (with `check`) exits non-zero.
+    """
+    words = tuple(str(word) for word in argv)
+    process = spawn(words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with owned.group(process.pid):
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            end_group(process)
+            raise HarnessError(
+                f"{what}: not done after {seconds:g} s", hint=f"it was: {shlex.join(words)}"
+            ) from None
+        except BaseException:
+            end_group(process)
+            raise
+    done = Completed(words, process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+    if check and done.status != 0:
+        if disk_full(done.stderr):
+            raise HarnessError(f"{what}: the disk is full", hint="free some space, or: kernloop runs gc")
+        last = [line for line in (done.stderr or done.stdout).strip().splitlines() if line.strip()][-5:]
+        raise HarnessError(
+            f"{what} failed (exit {done.status}): " + (" | ".join(last) or "it printed nothing"),
+            hint=hint or f"it was: {shlex.join(words)}",
+        )
+    return done
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start `argv` in a session of its own; it is killed when the calling thread dies. Raises HarnessError."""
+    if cwd is None and "/" not in argv[0] and _which(argv[0]) is None:
+        raise HarnessError(f"{argv[0]} is not installed", hint="./kernloop doctor names the package")
+    try:
+        return subprocess.Popen(
+            [*_DIE_WITH_PARENT, *argv],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise HarnessError(f"{error.filename} is not there", hint="./kernloop doctor names the package") from None
+        raise HarnessError(f"cannot start {argv[0]}: {error.strerror}") from None
+
+
+def end_group(process: subprocess.Popen[bytes], *, grace: float = 0) -> None:
+    """End the group that `process` leads: SIGTERM, `grace` seconds to go, then SIGKILL; returns when it is reaped."""
+    if grace:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=grace)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def disk_full(text: str) -> bool:
+    return os.strerror(errno.ENOSPC) in text
+
+
+def _which(name: str) -> str | None:
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        candidate = Path(folder) / name
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return str(candidate)
+    return None

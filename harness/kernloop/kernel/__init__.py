@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels by reference, and what is known of each: release, build-id, config, BTF, modules, source."""

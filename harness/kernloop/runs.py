@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run directories: all evidence of a run, written as it happens, and the verdict once there is one.
+
+    spec.json  what was asked for       argv         QEMU's command line, one word a line
+    console.log  timeline.jsonl         stdout  stderr  of the guest's command
+    verdict.json  `unknown` until judged; the keeper completes it when kernloop itself is killed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernloop.errors import HarnessError, UsageError
+from kernloop.host import owned
+from kernloop.host.paths import runs_dir
+
+__all__ = ["Run", "Summary", "collect", "create", "find", "listing"]
+
+_VERDICT = "verdict.json"
+# The owner's lock on this file is how others see that a run is still under way.
+_LOCK = "owner"
+
+
+class Run:
+    """One run directory, owned by this process until it is judged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._begun = time.monotonic()
+        self._timeline = (path / "timeline.jsonl").open("a")
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._begun
+
+    def note(self, event: str, **detail: object) -> None:
+        """Add a line to the timeline, on disk before this returns to whatever may fail next."""
+        entry = {"t": round(self.elapsed, 3), "event": event, **detail}
+        self._timeline.write(json.dumps(entry, default=str) + "\n")
+        self._timeline.flush()
+
+    def write(self, name: str, value: object) -> None:
+        """Write JSON to `name` in one step: a reader sees the old text or the new."""
+        staged = self.path / f".{name}.new"
+        staged.write_text(json.dumps(value, indent=2, default=str) + "\n")
+        staged.rename(self.path / name)
+
+    def judge(self, verdict: dict[str, Any]) -> None:
+        self.write(_VERDICT, verdict)
+        self.note("verdict", verdict=verdict["verdict"])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run as `runs list` shows it; `age` in seconds, `size` in bytes."""
+
+    id: str
+    path: Path
+    verb: str
+    subject: str
+    verdict: str
+    summary: str
+    age: float
+    size: int
+    live: bool
+
+
+@contextlib.contextmanager
+def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
+    """A new run directory. Raises HarnessError when it cannot be written."""
+    try:
+        runs_dir().mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        path = runs_dir() / f"{stamp}-{verb}-{secrets.token_hex(2)}"
+        path.mkdir(mode=0o700)
+        with owned.run(path, schema), _owner_lock(path):
+            run = Run(path)
+            run.write("spec.json", {"verb": verb, **spec})
+            run.write(_VERDICT, {"schema": schema, "verdict": "unknown", "summary": "not judged yet", "run": str(path)})
+            run.note("start", pid=os.getpid())
+            yield run
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise HarnessError(f"cannot write the run directory in {runs_dir()}: {error.strerror}",
+                               hint="free some space, or set XDG_STATE_HOME; kernloop runs gc") from None  # fmt: skip
+        raise
+
+
+def listing() -> list[Summary]:
+    """All runs, newest first."""
+    folder = runs_dir()
+    paths = sorted(folder.iterdir(), reverse=True) if folder.exists() else []
+    return [_summary(path) for path in paths if (path / "spec.json").exists()]
+
+
+def find(name: str) -> Path:
+    """The run whose id is `name` or begins with it, or the newest for "last". Raises UsageError."""
+    known = listing()
+    if name == "last" and known:
+        return known[0].path
+    fitting = [run.path for run in known if run.id == name or run.id.startswith(name)]
+    if len(fitting) != 1:
+        what = "several runs" if fitting else "no run"
+        raise UsageError(f"there is {what} called {name!r}", hint="kernloop runs list")
+    return fitting[0]
+
+
+def collect(*, keep: int, dry_run: bool = False) -> list[Summary]:
+    """Remove all finished runs but the newest `keep`; returns what was (or would be) removed."""
+    finished = [run for run in listing() if not run.live]
+    doomed = finished[keep:]
+    for run in [] if dry_run else doomed:
+        shutil.rmtree(run.path, ignore_errors=True)
+    return doomed
+
+
+@contextlib.contextmanager
+def _owner_lock(path: Path) -> Iterator[None]:
+    import fcntl
+
+    with (path / _LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _is_live(path: Path) -> bool:
+    import fcntl
+
+    with contextlib.suppress(OSError), (path / _LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _summary(path: Path) -> Summary:
+    spec, verdict = _read(path / "spec.json"), _read(path / _VERDICT)
+    live = _is_live(path)
+    word, text = str(verdict.get("verdict", "unknown")), str(verdict.get("summary", ""))
+    if word == "unknown" and not live:
+        word, text = "infra", "kernloop and its keeper were both killed"
+    return Summary(
+        path.name, path, str(spec.get("verb", "?")), str(spec.get("subject", "")), word, text,
+        max(0.0, time.time() - path.stat().st_mtime),
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), live,
+    )  # fmt: skip
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

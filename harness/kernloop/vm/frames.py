@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frames that host and guest agent exchange over virtio-serial; guest/init.c is the other end and has the table."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["Decoder", "Frame", "Kind", "encode", "run_request"]
+
+_HEADER = struct.Struct("<cxHI")
+_MAX = 1 << 20
+
+
+class Kind(StrEnum):
+    HELLO = "H"
+    NOTES = "N"
+    STDOUT = "O"
+    STDERR = "E"
+    EXIT = "X"
+    FAILED = "F"
+    RUN = "R"
+    STDIN = "I"
+    KILL = "K"
+    SHUTDOWN = "S"
+
+
+@dataclass(frozen=True)
+class Frame:
+    kind: Kind
+    job: int
+    data: bytes
+
+
+class Decoder:
+    """Bytes in, whole frames out."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that `data` completes. Raises ValueError on bytes that no agent of ours sends."""
+        self._buffer += data
+        while len(self._buffer) >= _HEADER.size:
+            kind, job, length = _HEADER.unpack_from(self._buffer)
+            if length > _MAX:
+                raise ValueError(f"a frame of {length} bytes")
+            if len(self._buffer) < _HEADER.size + length:
+                return
+            body = bytes(self._buffer[_HEADER.size : _HEADER.size + length])
+            del self._buffer[: _HEADER.size + length]
+            yield Frame(Kind(kind.decode("latin-1")), job, body)
+
+
+def encode(frame: Frame) -> bytes:
+    return _HEADER.pack(frame.kind.encode(), frame.job, len(frame.data)) + frame.data
+
+
+def run_request(argv: Sequence[str], *, cwd: str, env: Mapping[str, str]) -> bytes:
+    """The payload of a RUN frame, also the contents of /kl/job. Raises ValueError for what C strings cannot hold."""
+    words = [cwd, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
+    if not argv or not argv[0] or any("\0" in word for word in words):
+        raise ValueError("a command needs a name, and its words cannot hold NUL")
+    return b"".join(word.encode(errors="surrogateescape") + b"\0" for word in words)

@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * PID 1 of a micro-VM and kernloop's agent in it: mounts what a kernel developer expects, loads the modules that the host
+ * packed, and runs commands for the host over one virtio-serial port.
+ *
+ * The port carries frames both ways (kernloop/vm/frames.py is the other end). A frame is a type byte, a zero byte, a job
+ * number (u16) and a length (u32), little-endian, then that many bytes:
+ *
+ *   guest -> host   H the release, N the notes of /sys/kernel/notes, O stdout, E stderr, X the wait status (i32),
+ *                   F why a job could not start
+ *   host -> guest   R run (see start_job), I stdin (empty: end of file), K a signal number (i32), S power off
+ *
+ * When the initramfs holds /kl/job, a ready R payload, that job is run and then the machine powers off: nothing that the
+ * host does can then change the guest's timing.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PORT_NAME "kernloop"
+#define JOBS_MAX 64
+#define WORDS_MAX 4096
+#define FRAME_MAX (1 << 20)
+#define CHUNK 16384
+
+struct header {
+	uint8_t type;
+	uint8_t zero;
+	uint16_t job;
+	uint32_t len;
+} __attribute__((packed));
+
+struct job {
+	pid_t pid; /* 0: the slot is free */
+	uint16_t number;
+	int in, out, err; /* our ends, -1 when closed */
+};
+
+static struct job jobs[JOBS_MAX];
+static int port = -1;
+static bool one_job; /* power off when it ends */
+
+static void complain(const char *what)
+{
+	fprintf(stderr, "kernloop-init: %s: %s\n", what, strerror(errno));
+}
+
+static void __attribute__((noreturn)) power_off(void)
+{
+	sync();
+	reboot(RB_POWER_OFF);
+	for (;;)
+		pause();
+}
+
+static bool write_all(int fd, const void *data, size_t len)
+{
+	const char *at = data;
+
+	while (len) {
+		ssize_t n = write(fd, at, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return false;
+		at += n;
+		len -= n;
+	}
+	return true;
+}
+
+static bool read_all(int fd, void *data, size_t len)
+{
+	char *at = data;
+
+	while (len) {
+		ssize_t n = read(fd, at, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return false;
+		at += n;
+		len -= n;
+	}
+	return true;
+}
+
+static void send_frame(char type, uint16_t number, const void *data, uint32_t len)
+{
+	struct header header = { .type = type, .job = number, .len = len };
+
+	if (!write_all(port, &header, sizeof(header)) || !write_all(port, data, len))
+		complain("writing to the host");
+}
+
+static void mount_all(void)
+{
+	static const struct {
+		const char *type, *where, *options;
+	} table[] = {
+		{ "devtmpfs", "/dev", "" },
+		{ "proc", "/proc", "" },
+		{ "sysfs", "/sys", "" },
+		{ "tmpfs", "/run", "mode=755" },
+		{ "tmpfs", "/tmp", "" },
+		{ "devpts", "/dev/pts", "" },
+		{ "tmpfs", "/dev/shm", "" },
+		{ "cgroup2", "/sys/fs/cgroup", "" },
+		{ "bpf", "/sys/fs/bpf", "" },
+		{ "debugfs", "/sys/kernel/debug", "" },
+		{ "tracefs", "/sys/kernel/tracing", "" },
+	};
+
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		mkdir(table[i].where, 0755);
+		/* A kernel without one of them (ENODEV, or no such folder in sysfs) is still a kernel worth running. */
+		if (mount(table[i].type, table[i].where, table[i].type, 0, table[i].options) && errno != EBUSY &&
+		    errno != ENODEV && errno != ENOENT)
+			complain(table[i].where);
+	}
+	symlink("/proc/self/fd", "/dev/fd");
+	symlink("/proc/self/fd/0", "/dev/stdin");
+	symlink("/proc/self/fd/1", "/dev/stdout");
+	symlink("/proc/self/fd/2", "/dev/stderr");
+}
+
+/* In the order of their names, which the host numbered by dependency. */
+static void load_modules(void)
+{
+	struct dirent **entries;
+	int n = scandir("/kl/modules", &entries, NULL, alphasort);
+
+	for (int i = 0; i < n; i++) {
+		char path[512];
+		int fd;
+
+		if (entries[i]->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof(path), "/kl/modules/%s", entries[i]->d_name);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
+			complain(path);
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
+static void raise_loopback(void)
+{
+	struct ifreq request = { .ifr_name = "lo" };
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return; /* a kernel without IPv4 */
+	if (!ioctl(fd, SIOCGIFFLAGS, &request)) {
+		request.ifr_flags |= IFF_UP;
+		ioctl(fd, SIOCSIFFLAGS, &request);
+	}
+	close(fd);
+}
+
+static void open_port(void)
+{
+	DIR *dir = opendir("/sys/class/virtio-ports");
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		char path[512], name[64] = "";
+		FILE *file;
+
+		snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", entry->d_name);
+		file = fopen(path, "re");
+		if (!file)
+			continue;
+		if (fgets(name, sizeof(name), file))
+			name[strcspn(name, "\n")] = 0;
+		fclose(file);
+		if (strcmp(name, PORT_NAME))
+			continue;
+		snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
+		port = open(path, O_RDWR | O_CLOEXEC);
+		if (port < 0)
+			complain(path);
+	}
+	if (dir)
+		closedir(dir);
+	if (port < 0) {
+		fprintf(stderr, "kernloop-init: the virtio-serial port " PORT_NAME
+				" is not there (VIRTIO_PCI, VIRTIO_CONSOLE?)\n");
+		power_off();
+	}
+}
+
+static void say_hello(void)
+{
+	struct utsname name;
+	char notes[8192];
+	ssize_t n = 0;
+	int fd = open("/sys/kernel/notes", O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		n = read(fd, notes, sizeof(notes));
+		close(fd);
+	}
+	uname(&name);
+	send_frame('N', 0, notes, n > 0 ? n : 0);
+	send_frame('H', 0, name.release, strlen(name.release));
+}
+
+static struct job *find_job(uint16_t number)
+{
+	for (int i = 0; i < JOBS_MAX; i++)
+		if (jobs[i].pid && jobs[i].number == number)
+			return &jobs[i];
+	return NULL;
+}
+
+static void refuse(uint16_t number, const char *why)
+{
+	send_frame('F', number, why, strlen(why));
+	if (one_job)
+		power_off();
+}
+
+/* The payload is NUL-terminated strings: the working directory, how many arguments, these, the environment. */
+static void start_job(uint16_t number, char *payload, uint32_t len)
+{
+	char *words[WORDS_MAX + 2], **environment, *cwd = payload, *at = payload, *end = payload + len;
+	int in[2], out[2], err[2], failed[2], n = 0, why = 0, argc;
+	struct job *job = NULL;
+
+	if (!len || end[-1])
+		return refuse(number, "malformed request");
+	at += strlen(at) + 1;
+	argc = at < end ? atoi(at) : 0;
+	if (argc < 1)
+		return refuse(number, "malformed request");
+	for (at += strlen(at) + 1; at < end && n < WORDS_MAX; at += strlen(at) + 1) {
+		words[n++] = at;
+		if (n == argc)
+			words[n++] = NULL;
+	}
+	if (at < end)
+		return refuse(number, "too many arguments");
+	if (n <= argc)
+		return refuse(number, "malformed request");
+	words[n] = NULL;
+	environment = words + argc + 1;
+	for (int i = 0; i < JOBS_MAX && !job; i++)
+		if (!jobs[i].pid)
+			job = &jobs[i];
+	if (!job)
+		return refuse(number, "too many commands at once");
+	if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) || pipe2(failed, O_CLOEXEC))
+		return refuse(number, strerror(errno));
+
+	pid_t pid = fork();
+
+	if (!pid) {
+		sigset_t none;
+
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		setsid();
+		dup2(in[0], 0);
+		dup2(out[1], 1);
+		dup2(err[1], 2);
+		if (!chdir(cwd)) {
+			clearenv();
+			for (char **variable = environment; *variable; variable++)
+				putenv(*variable);
+			execvp(words[0], words);
+		}
+		why = errno;
+		write_all(failed[1], &why, sizeof(why));
+		_exit(127);
+	}
+	why = pid < 0 ? errno : 0;
+	close(in[0]);
+	close(out[1]);
+	close(err[1]);
+	close(failed[1]);
+	if (pid > 0)
+		read_all(failed[0], &why, sizeof(why));
+	close(failed[0]);
+	if (why) {
+		char text[512];
+
+		snprintf(text, sizeof(text), "%s: %s", words[0], strerror(why));
+		close(in[1]);
+		close(out[0]);
+		close(err[0]);
+		if (pid > 0)
+			waitpid(pid, NULL, 0);
+		return refuse(number, text);
+	}
+	*job = (struct job){ .pid = pid, .number = number, .in = in[1], .out = out[0], .err = err[0] };
+}
+
+static void close_end(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+/* Pass on one piece of what a job wrote; false when there is none. */
+static bool relay(struct job *job, int *fd, char type)
+{
+	char data[CHUNK];
+	ssize_t n = read(*fd, data, sizeof(data));
+
+	if (n > 0) {
+		send_frame(type, job->number, data, n);
+		return true;
+	}
+	if (n == 0)
+		close_end(fd);
+	return false;
+}
+
+/* Everything readable now; what a surviving grandchild may write later is nobody's. */
+static void drain(struct job *job, int *fd, char type)
+{
+	struct pollfd ready = { .fd = *fd, .events = POLLIN };
+
+	while (*fd >= 0 && poll(&ready, 1, 0) > 0 && relay(job, fd, type))
+		;
+}
+
+static void reap(void)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		for (int i = 0; i < JOBS_MAX; i++) {
+			struct job *job = &jobs[i];
+			int32_t code = status;
+
+			if (job->pid != pid)
+				continue;
+			drain(job, &job->out, 'O');
+			drain(job, &job->err, 'E');
+			send_frame('X', job->number, &code, sizeof(code));
+			close_end(&job->in);
+			close_end(&job->out);
+			close_end(&job->err);
+			job->pid = 0;
+			if (one_job)
+				power_off();
+		}
+	}
+}
+
+static void handle_frame(void)
+{
+	static char payload[FRAME_MAX];
+	struct header header;
+	struct job *job;
+	int32_t number;
+
+	if (!read_all(port, &header, sizeof(header)))
+		return; /* the host end is closed: the machine is about to go */
+	if (header.len > sizeof(payload) || !read_all(port, payload, header.len))
+		power_off();
+	job = find_job(header.job);
+	switch (header.type) {
+	case 'R':
+		start_job(header.job, payload, header.len);
+		break;
+	case 'I':
+		if (job && job->in >= 0 && (!header.len || !write_all(job->in, payload, header.len)))
+			close_end(&job->in);
+		break;
+	case 'K':
+		memcpy(&number, payload, sizeof(number));
+		if (job)
+			kill(-job->pid, number);
+		break;
+	case 'S':
+		power_off();
+	}
+}
+
+static void run_packed_job(void)
+{
+	static char payload[FRAME_MAX];
+	int fd = open("/kl/job", O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return;
+	one_job = true;
+	n = read(fd, payload, sizeof(payload));
+	close(fd);
+	start_job(0, payload, n > 0 ? n : 0);
+	if (find_job(0))
+		close_end(&find_job(0)->in);
+}
+
+int main(void)
+{
+	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+	sigset_t child;
+	int child_fd;
+
+	setenv("PATH", "/root:/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin", 1);
+	mount_all();
+	sethostname("kernloop", 8);
+	setrlimit(RLIMIT_MEMLOCK, &unlimited);
+	raise_loopback();
+	load_modules();
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+	child_fd = signalfd(-1, &child, SFD_CLOEXEC);
+	open_port();
+	say_hello();
+	run_packed_job();
+
+	for (;;) {
+		struct pollfd fds[2 + 2 * JOBS_MAX] = {
+			{ .fd = one_job ? -1 : port, .events = POLLIN },
+			{ .fd = child_fd, .events = POLLIN },
+		};
+
+		for (int i = 0; i < JOBS_MAX; i++) {
+			fds[2 + 2 * i] = (struct pollfd){ .fd = jobs[i].pid ? jobs[i].out : -1, .events = POLLIN };
+			fds[3 + 2 * i] = (struct pollfd){ .fd = jobs[i].pid ? jobs[i].err : -1, .events = POLLIN };
+		}
+		if (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0)
+			continue;
+		for (int i = 0; i < JOBS_MAX; i++) {
+			if (fds[2 + 2 * i].revents)
+				relay(&jobs[i], &jobs[i].out, 'O');
+			if (fds[3 + 2 * i].revents)
+				relay(&jobs[i], &jobs[i].err, 'E');
+		}
+		if (fds[1].revents) {
+			struct signalfd_siginfo info;
+
+			read(child_fd, &info, sizeof(info));
+			reap();
+		}
+		if (fds[0].revents & POLLIN)
+			handle_frame();
+	}
+}

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The micro-VM's root: busybox, our init, the modules it must load, and what the caller adds, as one cpio archive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from kernloop.errors import HarnessError, SubjectError, UsageError
+from kernloop.host import elf, process, toolset
+from kernloop.kernel.kernel import Kernel
+from kernloop.vm import cpio, guest_programs
+
+__all__ = ["Payload", "base", "payload"]
+
+# In the order of loading. virtio_console is what everything else talks through; pvpanic reports a panic to QEMU.
+_MODULES = ("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_console",
+            "pvpanic", "pvpanic_pci")  # fmt: skip
+_FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "etc", "mnt", "var/run", "lib/modules")
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A file for the guest: its bytes lie at `host`, it appears at `guest` with the host's mode."""
+
+    host: Path
+    guest: str
+
+
+def base(kernel: Kernel) -> bytes:
+    """The archive that every guest of `kernel` boots with. Raises SubjectError when no agent can talk from it."""
+    entries = [
+        cpio.regular("init", guest_programs.init().read_bytes(), 0o755),
+        cpio.device("dev/console", 5, 1),
+        cpio.regular("bin/busybox", toolset.get().busybox.read_bytes(), 0o755),
+        cpio.regular("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+        cpio.regular("etc/group", b"root:x:0:\nnogroup:x:65534:\n"),
+        cpio.regular("etc/hosts", b"127.0.0.1 localhost kernloop\n"),
+        *(cpio.directory(folder) for folder in _FOLDERS),
+        *(cpio.symlink(f"bin/{applet}", "busybox") for applet in _applets() if applet != "busybox"),
+        *_modules(kernel),
+    ]
+    # libbpf reads the target's config from here when the kernel has no /proc/config.gz (__kconfig externs).
+    if kernel.config_path is not None:
+        entries.append(cpio.regular(f"boot/config-{kernel.release}", kernel.config_path.read_bytes()))
+    return cpio.archive(entries)
+
+
+def payload(files: Sequence[Payload], *, extra: Iterable[cpio.Entry] = ()) -> bytes:
+    """An archive to append to a base: `files` with the libraries that they need, and `extra` entries.
+
+    Raises UsageError for a file that is not there or lacks a library.
+    """
+    entries: dict[str, cpio.Entry] = {}
+    for file in files:
+        entries[file.guest.strip("/")] = _read(file.host, file.guest)
+        for library in elf.closure(file.host):
+            entries.setdefault(str(library).strip("/"), _read(library, str(library)))
+    return cpio.archive([*entries.values(), *extra])
+
+
+def _read(host: Path, guest: str) -> cpio.Entry:
+    try:
+        return cpio.regular(guest.strip("/"), host.read_bytes(), 0o755 if os.access(host, os.X_OK) else 0o644)
+    except IsADirectoryError:
+        raise UsageError(f"{host} is a folder", hint="give files; pack a folder with tar first") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {host}: {error.strerror}") from None
+
+
+def _modules(kernel: Kernel) -> list[cpio.Entry]:
+    found = []
+    for number, name in enumerate(_MODULES):
+        data = kernel.module(name)
+        if data is not None:
+            found.append(cpio.regular(f"kl/modules/{number:02d}-{name}.ko", data))
+        elif name == "virtio_console" and kernel.has("VIRTIO_CONSOLE") is False:
+            raise SubjectError(
+                f"{kernel.ref} has no virtio console, so a micro-VM of it cannot be talked to",
+                hint="build it with CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_CONSOLE",
+            )
+    return found
+
+
+@cache
+def _applets() -> tuple[str, ...]:
+    listing = process.run([toolset.get().busybox, "--list"], seconds=10, what="asking busybox for its applets").stdout
+    applets = tuple(listing.split())
+    if "sh" not in applets:
+        raise HarnessError("busybox has no sh", hint="kernloop doctor --fix")
+    return applets

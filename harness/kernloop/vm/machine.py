@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running QEMU: its process, console, agent and QMP, owned by one context manager and gone when that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import EventListener, QMPClient, QMPError
+
+from kernloop.errors import HarnessError
+from kernloop.host import owned, process
+from kernloop.kernel.image import build_id_of_notes
+from kernloop.vm.argv import Channels, MachineSpec, qemu_argv
+from kernloop.vm.frames import Decoder, Frame, Kind, encode, run_request
+
+__all__ = ["Ended", "Hello", "Job", "Machine", "boot"]
+
+# The host's ends buffer this much, so that QEMU never waits for us and a guest's timing cannot depend on ours.
+_BUFFER = 8 << 20
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What the guest said when its init was up: the kernel it really runs."""
+
+    release: str
+    build_id: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How QEMU went: its wait status as subprocess gives it (negative: the signal), and what it said on stderr."""
+
+    status: int
+    stderr: str
+
+
+class Job:
+    """A command in the guest. `done` gives its exit code, or minus the signal; HarnessError-free: a str says why not."""
+
+    def __init__(self, on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None]) -> None:
+        self.on_stdout = on_stdout
+        self.on_stderr = on_stderr
+        self.done: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
+
+
+class Machine:
+    """Made by `boot`. `hello` is done when the guest's init is up, `panicked` when QEMU saw the guest panic,
+    `ended` when QEMU is gone; `on_console` gets every console line without its end."""
+
+    def __init__(self, qemu: subprocess.Popen[bytes], agent: socket.socket, stderr_path: Path) -> None:
+        loop = asyncio.get_running_loop()
+        self.hello: asyncio.Future[Hello] = loop.create_future()
+        self.ended: asyncio.Future[Ended] = loop.create_future()
+        self.panicked = asyncio.Event()
+        self.packed_job: Job | None = None
+        self.shutdown_reason: str | None = None
+        self._qemu = qemu
+        self._agent = agent
+        self._stderr_path = stderr_path
+        self._jobs: dict[int, Job] = {}
+        self._next_job = 1
+        self._notes = b""
+        self._qmp: QMPClient | None = None
+        self._events = EventListener()
+
+    @property
+    def pid(self) -> int:
+        return self._qemu.pid
+
+    async def qmp(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
+        """Run a QMP command. Raises HarnessError when QEMU does not answer within 10 s or refuses."""
+        if self._qmp is None:
+            raise HarnessError(f"QEMU's monitor was not reached, so {command} cannot be asked")
+        try:
+            return await asyncio.wait_for(self._qmp.execute(command, dict(arguments or {})), 10)
+        except (QMPError, TimeoutError) as error:
+            raise HarnessError(f"QMP {command}: {error or 'no answer within 10 s'}") from None
+
+    async def execute(
+        self,
+        argv: Sequence[str],
+        *,
+        on_stdout: Callable[[bytes], None],
+        on_stderr: Callable[[bytes], None],
+        cwd: str = "/root",
+        env: Mapping[str, str],
+    ) -> Job:
+        """Start `argv` in the guest."""
+        job = Job(on_stdout, on_stderr)
+        number, self._next_job = self._next_job, self._next_job % 0xFFFF + 1
+        self._jobs[number] = job
+        await self._send(Frame(Kind.RUN, number, run_request(argv, cwd=cwd, env=env)))
+        await self._send(Frame(Kind.STDIN, number, b""))
+        return job
+
+    async def send_break(self, keys: str) -> None:
+        """SysRq by serial break: BREAK, then one key, for each of `keys` (Documentation/admin-guide/sysrq.rst)."""
+        for key in keys:
+            await self.qmp("chardev-send-break", {"id": "console"})
+            await asyncio.get_running_loop().sock_sendall(self._console, key.encode())
+
+    def watch_qemu(self) -> None:
+        """Resolve `ended` when the process goes."""
+        loop = asyncio.get_running_loop()
+        fd = os.pidfd_open(self._qemu.pid)
+
+        def gone() -> None:
+            loop.remove_reader(fd)
+            os.close(fd)
+            status = self._qemu.wait()
+            if not self.ended.done():
+                self.ended.set_result(Ended(status, self._stderr_path.read_text(errors="replace").strip()))
+
+        loop.add_reader(fd, gone)
+
+    async def read_console(self, console: socket.socket, on_line: Callable[[str], None]) -> None:
+        self._console = console
+        rest = b""
+        while data := await _receive(console):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                on_line(line.rstrip(b"\r").decode(errors="replace"))
+        if rest:
+            on_line(rest.decode(errors="replace"))
+
+    async def read_agent(self) -> None:
+        decoder = Decoder()
+        while data := await _receive(self._agent):
+            for frame in decoder.feed(data):
+                self._on_frame(frame)
+
+    async def connect_qmp(self, end: socket.socket) -> None:
+        client = QMPClient("kernloop")
+        client.register_listener(self._events)
+        try:
+            await asyncio.wait_for(client.connect(end), 20)
+        except (QMPError, TimeoutError, OSError) as error:
+            if self.ended.done():
+                return
+            raise HarnessError(f"QEMU's monitor does not answer: {error}") from None
+        self._qmp = client
+
+    async def disconnect_qmp(self) -> None:
+        if self._qmp is not None:
+            with contextlib.suppress(QMPError, EOFError, OSError):
+                await self._qmp.disconnect()
+
+    async def _send(self, frame: Frame) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await asyncio.get_running_loop().sock_sendall(self._agent, encode(frame))
+
+    def _on_frame(self, frame: Frame) -> None:
+        if frame.kind is Kind.NOTES:
+            self._notes = frame.data
+            return
+        if frame.kind is Kind.HELLO:
+            if not self.hello.done():
+                self.hello.set_result(Hello(frame.data.decode(errors="replace"), build_id_of_notes(self._notes)))
+            return
+        job = self._jobs.get(frame.job) if frame.job else self.packed_job
+        if job is None:
+            return
+        if frame.kind is Kind.STDOUT:
+            job.on_stdout(frame.data)
+        elif frame.kind is Kind.STDERR:
+            job.on_stderr(frame.data)
+        elif not job.done.done():
+            if frame.kind is Kind.EXIT:
+                job.done.set_result(os.waitstatus_to_exitcode(struct.unpack("<i", frame.data)[0]))
+            elif frame.kind is Kind.FAILED:
+                job.done.set_result(frame.data.decode(errors="replace"))
+            self._jobs.pop(frame.job, None)
+
+    async def read_events(self) -> None:
+        """Follow QMP's events: a panic that pvpanic reports, and why the machine shut down."""
+        async for event in self._events:
+            if event["event"] == "GUEST_PANICKED":
+                self.panicked.set()
+            elif event["event"] == "SHUTDOWN":
+                self.shutdown_reason = event["data"].get("reason")
+
+
+@contextlib.asynccontextmanager
+async def boot(
+    qemu: Path, spec: MachineSpec, kernel: Path, initramfs: Path, run: Path, on_console: Callable[[str], None]
+) -> AsyncIterator[Machine]:
+    """Start QEMU; its console goes to `run`/console.log as it comes, its argv to `run`/argv. QEMU dies with the block.
+
+    Raises HarnessError when QEMU cannot be started.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        ours, theirs = {}, {}
+        for name in ("console", "agent", "qmp"):
+            ours[name], theirs[name] = (stack.enter_context(end) for end in socket.socketpair())
+            ours[name].setblocking(False)
+            for end in (ours[name], theirs[name]):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        channels = Channels(
+            theirs["console"].fileno(), theirs["agent"].fileno(), theirs["qmp"].fileno(), run / "console.log"
+        )
+        argv = qemu_argv(qemu, spec, kernel, initramfs, channels)
+        (run / "argv").write_text("\n".join(argv) + "\n")
+        stderr_path = run / "qemu.stderr"
+        with stderr_path.open("wb") as stderr:
+            started = process.spawn(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr.fileno(),
+                pass_fds=[end.fileno() for end in theirs.values()],
+            )  # fmt: skip
+        stack.callback(process.end_group, started)
+        stack.enter_context(owned.group(started.pid))
+        for end in theirs.values():
+            end.close()
+        machine = Machine(started, ours["agent"], stderr_path)
+        machine.watch_qemu()
+        readers = [
+            asyncio.create_task(machine.read_console(ours["console"], on_console)),
+            asyncio.create_task(machine.read_agent()),
+        ]
+        events = asyncio.create_task(machine.read_events())
+        try:
+            await machine.connect_qmp(ours["qmp"])
+            yield machine
+        finally:
+            process.end_group(started)
+            await machine.disconnect_qmp()
+            events.cancel()
+            # The sockets end now that QEMU has; what it wrote last is still in them.
+            done, late = await asyncio.wait(readers, timeout=5)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+
+
+async def _receive(end: socket.socket) -> bytes:
+    try:
+        return await asyncio.get_running_loop().sock_recv(end, 1 << 18)
+    except ConnectionResetError:
+        return b""
