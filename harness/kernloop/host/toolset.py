@@ -28,7 +28,7 @@ _SUITE = "trixie"
 _LLVM = "22"  # 19 and 21 miscompile arena pointers: the verifier refuses 7.3's own scx_qmap built with them
 _PACKAGES = (
     "qemu-system-x86", "busybox-static", f"clang-{_LLVM}", f"lld-{_LLVM}", "make", "binutils",
-    "libc6-dev", "zlib1g-dev", "libssl-dev", "linux-libc-dev",
+    "libc6-dev", "zlib1g-dev", "libzstd-dev", "libssl-dev", "linux-libc-dev",
 )  # fmt: skip
 # trixie's libelf.a lacks its own eu_search_tree_* symbols; bookworm's is whole and needs nothing newer.
 _STATIC_LIBELF = ("libelf-dev", "bookworm")

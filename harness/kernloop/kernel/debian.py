@@ -93,7 +93,7 @@ def version_of(release: str) -> tuple[int, ...]:
 def fetch(release: Release) -> Kernel:
     """`release` in the cache, downloaded and signature-checked by apt if it is not there yet."""
     if not release.folder.exists():
-        need_space(release.folder, 3 * (release.size >> 20) + 50, f"kernel {release.release}")
+        need_space(release.folder, 3 * (release.size >> 20) + 120, f"kernel {release.release}")
     ensure(release.folder, lambda staging: _make(release, staging), what=f"fetching kernel {release.release}")
     return kernel.load(release.folder)
 

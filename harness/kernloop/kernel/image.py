@@ -22,18 +22,25 @@ from kernloop.errors import UsageError
 __all__ = ["Image", "build_id_of_notes", "read"]
 
 _MAGIC = b"HdrS"
+_NT_GNU_BUILD_ID = 3
+# include/xen/interface/elfnote.h; QEMU starts an ELF kernel that has it by the PVH protocol.
+_XEN_ELFNOTE_PHYS32_ENTRY = 18
 
 
 @dataclass(frozen=True)
 class Image:
-    """What a bzImage says of itself. `banner` is `RELEASE (BUILDER) #N ...`; `ikconfig` is None without IKCONFIG."""
+    """What a bzImage says of itself. `banner` is `RELEASE (BUILDER) #N ...`; `ikconfig` is None without IKCONFIG.
+
+    `vmlinux` is the ELF that was packed in it; `has_pvh` says that a machine monitor can start that directly.
+    """
 
     release: str
     banner: str
     build_id: str
     btf: bytes | None
     ikconfig: str | None
-    vmlinux_bytes: int
+    vmlinux: bytes
+    has_pvh: bool
 
 
 def read(path: Path) -> Image:
@@ -57,21 +64,26 @@ def read(path: Path) -> Image:
         build_id=build_id_of_notes(notes.data()) if notes else "",
         btf=btf.data() if btf else None,
         ikconfig=_ikconfig(vmlinux),
-        vmlinux_bytes=len(vmlinux),
+        vmlinux=vmlinux,
+        has_pvh=bool(notes) and _note(notes.data(), b"Xen\0", _XEN_ELFNOTE_PHYS32_ENTRY) is not None,
     )
 
 
 def build_id_of_notes(notes: bytes) -> str:
     """The GNU build-id in an ELF note section, hex; "" without one. /sys/kernel/notes has the same bytes."""
+    return (_note(notes, b"GNU\0", _NT_GNU_BUILD_ID) or b"").hex()
+
+
+def _note(notes: bytes, owner: bytes, wanted: int) -> bytes | None:
     at = 0
     while at + 12 <= len(notes):
         name_size, size, kind = struct.unpack_from("<III", notes, at)
         name = notes[at + 12 : at + 12 + name_size]
         body = at + 12 + (name_size + 3 & ~3)
-        if kind == 3 and name == b"GNU\0":
-            return notes[body : body + size].hex()
+        if kind == wanted and name == owner:
+            return notes[body : body + size]
         at = body + (size + 3 & ~3)
-    return ""
+    return None
 
 
 def _unpack(path: Path, data: bytes) -> bytes:

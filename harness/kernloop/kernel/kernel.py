@@ -39,7 +39,8 @@ class KernelSource:
 class Kernel:
     """A bootable kernel on this machine.
 
-    `image` is the bzImage, `digest` its sha256, `modules` the folder that holds `kernel/` and modules.order (None when
+    `image` is the bzImage, `digest` its sha256, `vmlinux` the ELF in it if that can be booted by PVH, which spares the guest
+    the unpacking (1.7 s of the boot under TCG), `modules` the folder that holds `kernel/` and modules.order (None when
     there are none), `config_text` None when nobody knows it.
     """
 
@@ -49,6 +50,7 @@ class Kernel:
     build_id: str
     digest: str
     image: Path
+    vmlinux: Path | None
     modules: Path | None
     btf: Path | None
     config_path: Path | None
@@ -64,6 +66,11 @@ class Kernel:
     def has(self, symbol: str) -> bool | None:
         """Whether `symbol` is y or m; None when the config is not known."""
         return None if self.config is None else self.config.get(symbol, "n") in ("y", "m")
+
+    @property
+    def bootable(self) -> Path:
+        """What to give to QEMU's -kernel."""
+        return self.vmlinux or self.image
 
     @property
     def has_sched_ext(self) -> bool | None:
@@ -93,10 +100,12 @@ class Kernel:
 
 def store(folder: Path, *, ref: str, bzimage: Path, modules: Path | None, config: Path | None,
           source_version: str | None) -> None:  # fmt: skip
-    """Read `bzimage` once and write what it says to `folder` (kernel.json, btf, config). Paths may lie in `folder`."""
+    """Read `bzimage` once and write what it says to `folder` (kernel.json, btf, config, vmlinux). Paths may lie in `folder`."""
     facts = image.read(bzimage)
     if facts.btf is not None:
         (folder / "btf").write_bytes(facts.btf)
+    if facts.has_pvh:
+        (folder / "vmlinux").write_bytes(facts.vmlinux)
     if config is not None:
         (folder / "config").write_bytes(config.read_bytes())
     elif facts.ikconfig is not None:
@@ -119,7 +128,7 @@ def load(folder: Path) -> Kernel:
         raise HarnessError(f"the kernel image {bzimage} is gone", hint=f"remove what is left: rm -r {folder}")
     return Kernel(
         about.ref, about.release, about.banner, about.build_id, about.digest, bzimage,
-        folder / about.modules if about.modules else None, _if_there(folder / "btf"), _if_there(folder / "config"),
+        _if_there(folder / "vmlinux"), folder / about.modules if about.modules else None, _if_there(folder / "btf"), _if_there(folder / "config"),
         about.source_version,
     )  # fmt: skip
 

@@ -66,7 +66,7 @@ async def _try_kvm(kernel: Kernel) -> Accelerator:
         image = Path(name) / "initramfs"
         image.write_bytes(initramfs.base(kernel))
         spec = MachineSpec(cpus=1, accelerator="kvm")
-        async with boot(toolset.get().qemu, spec, kernel.image, image, Path(name), lines.append) as machine:
+        async with boot(toolset.get().qemu, spec, kernel.bootable, image, Path(name), lines.append) as machine:
             await asyncio.wait({machine.hello, machine.ended}, timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if machine.hello.done():
                 return Accelerator("kvm", "booted a guest")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from kernloop.errors import HarnessError
 from kernloop.kernel.kernel import Kernel
-from kernloop.report.engine import ConsoleParser, Crash
+from kernloop.report.crash import Crash
+from kernloop.report.engine import ConsoleParser
 from kernloop.runs import Run
 from kernloop.vm.argv import MachineSpec
 from kernloop.vm.machine import Ended, Hello, Job, Machine, boot
@@ -85,7 +86,7 @@ async def watch(
     status: int | str | None = None
     answered = None
     run.note("boot", qemu=str(qemu), kernel=kernel.ref)
-    async with boot(qemu, spec, kernel.image, initramfs, run.path, console.feed) as machine:
+    async with boot(qemu, spec, kernel.bootable, initramfs, run.path, console.feed) as machine:
         run.note("qemu-started", pid=machine.pid)
         if not command.argv:
             machine.packed_job = Job(command.on_stdout, command.on_stderr)

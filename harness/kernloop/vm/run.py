@@ -19,8 +19,8 @@ from kernloop.host.cache import ensure
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import refs
 from kernloop.kernel.kernel import Kernel
-from kernloop.report.engine import Crash, most_severe
-from kernloop.report.oops_table import Severity
+from kernloop.report.crash import Crash, most_severe
+from kernloop.report.severity import Severity
 from kernloop.runs import Run
 from kernloop.verdict import Evidence, KernelSeen, Outcome, Verdict
 from kernloop.vm import accel, initramfs

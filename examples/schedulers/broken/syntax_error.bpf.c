@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Mistake: a semicolon is missing.
+ *
+ * Result:  does not compile: "expected ';' after expression".
+ *
+ * Cure:    read the compiler's first message; the later ones follow from it.
+ */
+#include <scx/common.bpf.h>
+
+char _license[] SEC("license") = "GPL";
+
+UEI_DEFINE(uei);
+
+#define SHARED_DSQ	0
+#define SLICE_NS	(5 * 1000 * 1000ULL)
+
+s32 BPF_STRUCT_OPS(syntax_error_select_cpu, struct task_struct *p,
+		   s32 prev_cpu, u64 wake_flags)
+{
+	bool is_idle = false;
+	s32 cpu;
+
+	cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &is_idle);
+	if (is_idle)
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SLICE_NS, 0);
+	return cpu;
+}
+
+static void wake_idle_cpu(const struct task_struct *p)
+{
+	s32 cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+
+	if (cpu >= 0)
+		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+}
+
+void BPF_STRUCT_OPS(syntax_error_enqueue, struct task_struct *p, u64 enq_flags)
+{
+	scx_bpf_dsq_insert(p, SHARED_DSQ, SLICE_NS, enq_flags)	/* BUG */
+	wake_idle_cpu(p);
+}
+
+void BPF_STRUCT_OPS(syntax_error_dispatch, s32 cpu, struct task_struct *prev)
+{
+	scx_bpf_dsq_move_to_local(SHARED_DSQ, 0);
+}
+
+s32 BPF_STRUCT_OPS_SLEEPABLE(syntax_error_init)
+{
+	return scx_bpf_create_dsq(SHARED_DSQ, -1);
+}
+
+void BPF_STRUCT_OPS(syntax_error_exit, struct scx_exit_info *ei)
+{
+	UEI_RECORD(uei, ei);
+}
+
+SCX_OPS_DEFINE(syntax_error_ops,
+	       .select_cpu	= (void *)syntax_error_select_cpu,
+	       .enqueue		= (void *)syntax_error_enqueue,
+	       .dispatch	= (void *)syntax_error_dispatch,
+	       .init		= (void *)syntax_error_init,
+	       .exit		= (void *)syntax_error_exit,
+	       .timeout_ms	= 5000,
+	       .name		= "syntax_error");

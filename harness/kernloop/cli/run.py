@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernloop run`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from rich.markup import escape
+
+from kernloop import runs
+from kernloop.cli.output import JsonFlag, err, fail, mark, print_json, progress
+from kernloop.errors import HarnessError, UsageError
+from kernloop.kernel.refs import DEFAULT
+from kernloop.present import failure_json, outcome_json
+from kernloop.verdict import Outcome, Verdict, guest_exit_code
+from kernloop.vm import run as library
+
+# How much of the command's output the JSON object carries; the files have all of it.
+_TAIL = 8192
+
+
+def run(
+    command: Annotated[list[str], typer.Argument(help="The command and its arguments, after --.")],
+    kernel: Annotated[str, typer.Option(help="debian:7.2, debian:newest, host, path:BZIMAGE.")] = DEFAULT,
+    cpus: Annotated[int, typer.Option(min=1, max=64, help="vCPUs.")] = 2,
+    memory: Annotated[str, typer.Option(help="Guest memory: MiB, or with a unit, as in 2G.")] = "512M",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the command may take, from its start.")] = 120.0,
+    files: Annotated[
+        list[Path] | None, typer.Option("--with", help="A file to take along, into /root; with its libraries.")
+    ] = None,
+    append: Annotated[list[str] | None, typer.Option(help="Words for the kernel command line.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Boot a kernel, run a command in it, and exit as the command did.
+
+    120: the kernel crashed. 124: the deadline passed. 125: kernloop or QEMU failed.
+    """
+    try:
+        request = library.Request(
+            tuple(command), kernel, cpus, mebibytes(memory), timeout, tuple(files or ()), tuple(append or ())
+        )
+        with runs.create("run", library.SCHEMA, {"subject": " ".join(command), **vars(request)}) as record:
+            code = _run(request, record, as_json)
+    except HarnessError as error:
+        raise fail(error, as_json=as_json, schema=library.SCHEMA) from None
+    raise typer.Exit(code)
+
+
+def mebibytes(text: str) -> int:
+    """Raises UsageError for what is no size, or less than a kernel can boot in."""
+    units = {"": 1, "M": 1, "G": 1024}
+    number, unit = text.rstrip("MGmgiBb"), text.lstrip("0123456789").upper().removesuffix("IB").removesuffix("B")
+    if not number.isdigit() or unit not in units:
+        raise UsageError(f"{text!r} is no memory size", hint="as in --memory 512M or --memory 2G")
+    value = int(number) * units[unit]
+    if not 128 <= value <= 65536:
+        raise UsageError(f"{text} of memory cannot be given to a guest", hint="between 128M and 64G")
+    return value
+
+
+def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
+    def to(stream: BinaryIO) -> Callable[[bytes], None]:
+        def write(data: bytes) -> None:
+            if not as_json:
+                stream.write(data)
+                stream.flush()
+
+        return write
+
+    # On a terminal a spinner and the guest's own output would write over each other.
+    with progress(quiet=not as_json) as say:
+        try:
+            outcome = library.execute(
+                request, record, on_stdout=to(sys.stdout.buffer), on_stderr=to(sys.stderr.buffer), say=say
+            )
+        except HarnessError as error:
+            record.judge(failure_json(library.SCHEMA, error, record.path))
+            raise
+    code = guest_exit_code(outcome.verdict, outcome.exit_status)
+    value = outcome_json(
+        library.SCHEMA, record.path, outcome, exit_code=code,
+        stdout=_tail(record.path / "stdout"), stderr=_tail(record.path / "stderr"),
+    )  # fmt: skip
+    record.judge(value)
+    if as_json:
+        print_json(value)
+    elif outcome.verdict not in (Verdict.PASS, Verdict.COMMAND_FAILED) or outcome.next.startswith("take it"):
+        explain(outcome, record.path)
+    return code
+
+
+def explain(outcome: Outcome, path: Path) -> None:
+    """The verdict, the console's excerpt and the next step, on stderr."""
+    err.print(f"kernloop: {mark(outcome.verdict)}: {escape(outcome.summary)}")
+    first = outcome.evidence[0] if outcome.evidence else None
+    if first and first.lines:
+        lines = (path / first.path).read_text(errors="replace").splitlines()
+        for line in lines[first.lines[0] - 1 : first.lines[1]][:14]:
+            err.print(f"  [dim]|[/] {escape(line)}")
+        err.print(f"  {path / first.path}, lines {first.lines[0]} to {first.lines[1]}")
+    else:
+        err.print(f"  evidence: {path}")
+    if outcome.next:
+        err.print(f"  [bold]next:[/] {escape(outcome.next)}")
+
+
+def _tail(path: Path) -> dict[str, object]:
+    data = path.read_bytes() if path.exists() else b""
+    return {"text": data[-_TAIL:].decode(errors="replace"), "bytes": len(data), "cut": len(data) > _TAIL,
+            "path": str(path)}  # fmt: skip

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernloop runs list / show / gc`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from kernloop import runs
+from kernloop.cli.output import JsonFlag, fail, mark, out, print_json
+from kernloop.errors import HarnessError
+
+app = typer.Typer(help="Run directories: all evidence of every run.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20, as_json: JsonFlag = False
+) -> None:
+    """The newest runs and their verdicts."""
+    found = runs.listing()
+    if as_json:
+        print_json({"schema": "kernloop.runs/1", "total": len(found), "runs": [_row(run) for run in found[:limit]]})
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("run", "verdict", "subject", "summary"):
+        table.add_column(column, overflow="fold")
+    for run in found[:limit]:
+        word = "[cyan]running[/]" if run.live else mark(run.verdict)
+        table.add_row(run.id, word, escape(run.subject[:48]), escape("" if run.live else run.summary[:100]))
+    out.print(table)
+    if len(found) > limit:
+        out.print(f"{len(found) - limit} more: --limit {len(found)}")
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="A run's id, the beginning of one, or: last")] = "last",
+    console: Annotated[bool, typer.Option("--console", help="Print its console.log instead.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """What happened in a run."""
+    try:
+        path = runs.find(run)
+    except HarnessError as error:
+        raise fail(error, as_json=as_json) from None
+    if console:
+        log = path / "console.log"
+        typer.echo(log.read_text(errors="replace") if log.exists() else "", nl=False)
+        return
+    summary = next(found for found in runs.listing() if found.path == path)
+    timeline = [json.loads(line) for line in (path / "timeline.jsonl").read_text().splitlines()]
+    if as_json:
+        verdict = json.loads((path / "verdict.json").read_text())
+        print_json({"schema": "kernloop.runs-show/1", **_row(summary), "result": verdict, "timeline": timeline})
+        return
+    out.print(f"[bold]{summary.id}[/]  {mark(summary.verdict)}  {escape(summary.summary)}")
+    out.print(f"  kernloop {summary.verb} {escape(summary.subject)}")
+    for entry in timeline:
+        detail = " ".join(f"{key}={value}" for key, value in entry.items() if key not in ("t", "event"))
+        out.print(f"  {entry['t']:9.3f} s  {entry['event']}  [dim]{escape(detail[:140])}[/]")
+    for file in sorted(path.iterdir()):
+        if not file.name.startswith("."):
+            out.print(f"  {file}  {file.stat().st_size} bytes")
+
+
+@app.command()
+def gc(
+    keep: Annotated[int, typer.Option(min=0, help="How many of the newest finished runs to keep.")] = 50,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove old runs; one that is still under way is never touched."""
+    gone = runs.collect(keep=keep, dry_run=dry_run)
+    freed = sum(run.size for run in gone)
+    if as_json:
+        print_json({"schema": "kernloop.runs-gc/1", "removed": [run.id for run in gone], "bytes": freed,
+                    "dry_run": dry_run})  # fmt: skip
+    else:
+        out.print(f"{'would remove' if dry_run else 'removed'} {len(gone)} runs, {freed >> 10} KiB")
+
+
+def _row(run: runs.Summary) -> dict[str, Any]:
+    return {
+        "id": run.id, "path": str(run.path), "verb": run.verb, "subject": run.subject, "verdict": run.verdict,
+        "summary": run.summary, "age_seconds": round(run.age), "bytes": run.size, "live": run.live,
+    }  # fmt: skip

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of a kernel's source that BPF needs: scx headers, libbpf and bpftool, from the matching linux-source package.
+
+One object built with newer headers loads on older kernels (CO-RE and scx's compat.bpf.h), never the other way round: for a
+kernel whose own source Debian no longer carries, the nearest newer one is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernloop.errors import HarnessError, SubjectError
+from kernloop.host import apt, process, toolset
+from kernloop.host.cache import ensure, need_space
+from kernloop.host.paths import cache_dir
+from kernloop.kernel.debian import version_of
+from kernloop.kernel.kernel import Kernel, KernelSource
+
+__all__ = ["BpfKit", "candidate", "kit"]
+
+_KEPT = (
+    "Makefile", "scripts/bpf_doc.py", "kernel/bpf/disasm.c", "kernel/bpf/disasm.h", "kernel/sched/ext*", "tools/lib",
+    "tools/bpf", "tools/include", "tools/scripts", "tools/build", "tools/arch/x86/include", "tools/sched_ext",
+)  # fmt: skip
+_MIB_NEEDED = 450
+
+
+@dataclass(frozen=True)
+class BpfKit:
+    """What compiling BPF for one kernel takes: the source tree's part, libbpf.a and its headers, bpftool, vmlinux.h."""
+
+    source: KernelSource
+    tree: Path
+    libbpf: Path
+    libbpf_include: Path
+    bpftool: Path
+    vmlinux_include: Path
+
+    @property
+    def includes(self) -> list[Path]:
+        """In the order of tools/sched_ext/Makefile."""
+        tools = self.tree / "tools"
+        return [
+            tools / "sched_ext/include", tools / "sched_ext/include/bpf-compat", tools / "include/uapi",
+            tools / "include", self.libbpf_include, self.vmlinux_include,
+        ]  # fmt: skip
+
+
+def candidate(kernel: Kernel) -> KernelSource | None:
+    """The linux-source package that fits `kernel` best; None when there is none at all."""
+    try:
+        known = [(p.name, p.version) for p in apt.candidates(r"linux-source-\d+\.\d+")]
+    except HarnessError:
+        folders = (cache_dir() / "sources").glob("linux-source-*_*")
+        known = [(name, version) for name, _, version in (folder.name.partition("_") for folder in folders)]
+    return _best(kernel, known)
+
+
+def kit(kernel: Kernel) -> BpfKit:
+    """Everything for compiling BPF for `kernel`, fetched and built on first use.
+
+    Raises SubjectError when the kernel has no BTF, HarnessError when its source cannot be had.
+    """
+    if kernel.btf is None:
+        raise SubjectError(f"{kernel.ref} has no BTF, so BPF programs cannot be built for it",
+                           hint="build it with CONFIG_DEBUG_INFO_BTF=y")  # fmt: skip
+    source = candidate(kernel)
+    if source is None:
+        raise HarnessError(f"no kernel source for {kernel.release} is to be had", hint="./kernloop doctor checks apt")
+    tree = _tree(source)
+    built = _built(source, tree)
+    return BpfKit(
+        source, tree, built / "libbpf.a", built / "include", built / "bpftool", _vmlinux_h(kernel, built / "bpftool")
+    )
+
+
+def _best(kernel: Kernel, known: list[tuple[str, str]]) -> KernelSource | None:
+    for name, version in known:
+        if version == kernel.source_version:
+            return KernelSource(name, version, exact=True)
+    ours = version_of(kernel.release)
+    numbered = sorted((version_of(version), name, version) for name, version in known)
+    if not numbered:
+        return None
+    same = [entry for entry in numbered if entry[0][:2] == ours[:2]]
+    newer = [entry for entry in numbered if entry[0] > ours]
+    nearest = [entry for entry in newer if entry[0][:2] == newer[0][0][:2]]
+    _, name, version = (same or nearest or numbered)[-1]
+    return KernelSource(name, version, exact=False)
+
+
+def _tree(source: KernelSource) -> Path:
+    path = cache_dir() / "sources" / f"{source.package}_{source.version}"
+    if not path.exists():
+        need_space(path, _MIB_NEEDED, source.package)
+
+    def make(staging: Path) -> None:
+        package = next(p for p in apt.candidates(re.escape(source.package)) if p.version == source.version)
+        [deb] = apt.download([package], staging)
+        process.run(["dpkg-deb", "-x", deb, staging / "deb"], seconds=300, what=f"unpacking {source.package}")
+        deb.unlink()
+        [tarball] = (staging / "deb/usr/src").glob("linux-source-*.tar.xz")
+        top = tarball.name.removesuffix(".tar.xz")
+        # GNU tar alone cannot read xz; the host's xz uses all CPUs, busybox needs nothing of the host.
+        unpack = "xz -T0" if shutil.which("xz") else f"{toolset.get().busybox} xz"
+        process.run(
+            ["tar", "-x", "-f", tarball, "-C", staging, "--strip-components=1", f"--use-compress-program={unpack}",
+             "--wildcards", *(f"{top}/{part}" for part in _KEPT)],
+            seconds=600, what=f"unpacking {tarball.name}",
+        )  # fmt: skip
+        shutil.rmtree(staging / "deb")
+
+    return ensure(path, make, what=f"fetching {source.package}")
+
+
+def _built(source: KernelSource, tree: Path) -> Path:
+    tools = toolset.get()
+    path = cache_dir() / "builds" / f"{source.package}_{source.version}-{tools.id}"
+
+    def make(staging: Path) -> None:
+        common = [
+            f"CC={tools.cc}", f"HOSTCC={tools.cc}", f"AR={tools.ar}", f"HOSTAR={tools.ar}", f"LD={tools.ld}",
+            f"HOSTLD={tools.ld}", f"CLANG={tools.clang}", "EXTRA_LDFLAGS=-static",
+        ]  # fmt: skip
+        objects = {name: staging / "work" / name for name in ("libbpf", "bpftool")}
+        for folder in objects.values():
+            folder.mkdir(parents=True)
+        process.run(
+            [tools.make, "-s", "-j4", "-C", tree / "tools/lib/bpf", f"OUTPUT={objects['libbpf']}/",
+             f"DESTDIR={staging}", "prefix=", *common, "install_headers", f"{objects['libbpf']}/libbpf.a"],
+            seconds=600, what="building libbpf",
+        )  # fmt: skip
+        process.run(
+            [tools.make, "-s", "-j4", "-C", tree / "tools/bpf/bpftool", f"OUTPUT={objects['bpftool']}/", *common,
+             "bootstrap"],
+            seconds=600, what="building bpftool",
+        )  # fmt: skip
+        (objects["libbpf"] / "libbpf.a").rename(staging / "libbpf.a")
+        (objects["bpftool"] / "bootstrap/bpftool").rename(staging / "bpftool")
+        shutil.rmtree(staging / "work")
+
+    return ensure(path, make, what="building libbpf and bpftool")
+
+
+def _vmlinux_h(kernel: Kernel, bpftool: Path) -> Path:
+    assert kernel.btf is not None
+    digest = hashlib.sha256(kernel.btf.read_bytes()).hexdigest()[:16]
+
+    def make(staging: Path) -> None:
+        header = process.run(
+            [bpftool, "btf", "dump", "file", kernel.btf, "format", "c"], seconds=60, what="making vmlinux.h"
+        ).stdout
+        (staging / "vmlinux.h").write_text(header)
+
+    return ensure(cache_dir() / "vmlinux_h" / digest, make, what="making vmlinux.h")

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outcomes at the edge: the JSON object that `--json` prints and verdict.json keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from kernloop.errors import HarnessError
+from kernloop.verdict import Outcome
+
+__all__ = ["failure_json", "outcome_json"]
+
+_OUTCOME = TypeAdapter(Outcome)
+
+
+def outcome_json(schema: str, run: Path, outcome: Outcome, *, exit_code: int, **more: object) -> dict[str, Any]:
+    """`outcome` as the object of `schema`; evidence paths become absolute, `more` fields come behind."""
+    value = _OUTCOME.dump_python(outcome, mode="json")
+    for evidence in value["evidence"]:
+        evidence["path"] = str(run / evidence["path"])
+    if outcome.kernel is not None:
+        value["kernel"]["matches"] = outcome.kernel.matches
+    return {"schema": schema, **value, "exit_code": exit_code, "run": str(run), **more}
+
+
+def failure_json(schema: str, error: HarnessError, run: Path) -> dict[str, Any]:
+    """The object for a run that an error of the host ended."""
+    return {
+        "schema": schema, "verdict": error.verdict, "summary": error.message, "next": error.hint,
+        "exit_code": error.exit_code, "run": str(run),
+    }  # fmt: skip

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One line of a serial console, freed of what printk and a terminal put around it.
+
+printk's prefixes come from kernel/printk/printk.c: `info_print_prefix()` writes `<level>`, `[seconds.micros]` and, with
+CONFIG_PRINTK_CALLER, `[T123]` (a task) or `[C1]` (a CPU in interrupt context), in this order. `dmesg -r` and /dev/kmsg
+readers keep the level; a serial console drops it.
+
+>>> read_line("[   14.221206][  T123] Kernel panic - not syncing: sysrq triggered crash\\r")
+Line(text='Kernel panic - not syncing: sysrq triggered crash', timestamp=14.221206, caller='T123', level=None)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["Line", "read_line", "split_lines"]
+
+# Longer than any line that printk or a verifier writes, short enough that any number in it can be converted.
+_MAX_LENGTH = 4000
+
+# CSI and OSC sequences (firmware and systemd write both), then any two-byte escape.
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_LEVEL = re.compile(r"<([0-9]{1,3})>")
+# Old kernels put the caller inside: `[    1.234567,0]` (arm64 vendor trees) or `[    1.234567] [T1]`.
+_STAMP = re.compile(r"\[ *([0-9]{1,9}\.[0-9]{1,9})(?:,[0-9]+)?\]")
+_CALLER = re.compile(r"\s?\[ *([TC][0-9]{1,9})\]")
+
+
+@dataclass(frozen=True)
+class Line:
+    """`text` keeps its own indentation, since a stack frame is told by it."""
+
+    text: str
+    timestamp: float | None = None
+    caller: str | None = None
+    level: int | None = None
+
+
+def read_line(raw: str) -> Line:
+    """Split one console line; a line that printk did not write comes back with its text alone."""
+    text = raw.rstrip("\r\n")
+    if "\x1b" in text:
+        text = _ANSI.sub("", text)
+    if "\r" in text:
+        text = text.rsplit("\r", 1)[1]
+    text = _CONTROL.sub("", text[:_MAX_LENGTH])
+    level = timestamp = caller = None
+    if mark := _LEVEL.match(text):
+        level, text = int(mark[1]) & 7, text[mark.end() :]
+    if mark := _STAMP.match(text):
+        timestamp, text = float(mark[1]), text[mark.end() :]
+        if mark := _CALLER.match(text):
+            caller, text = mark[1], text[mark.end() :]
+        text = text.removeprefix(" ")
+    return Line(text, timestamp, caller, level)
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a program's output, without carriage returns and none longer than any parser need look at."""
+    return [line.rstrip("\r")[:_MAX_LENGTH] for line in text.split("\n")]

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+/* fork-storm: hundreds of short tasks, several parents at a time. */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "suite.h"
+#include "workers.h"
+
+/* Children live at the same time in batches, so that they queue. */
+enum { TASKS = 240, BATCH = 6, PARENTS_PER_CPU = 3 };
+
+#define DEADLINE_S 30.0
+#define RATE_LIMIT 0.5		/* of EEVDF's rate */
+
+static double eevdf_rate;
+
+static void child(pid_t parent)
+{
+	uint64_t end = cpu_ns() + 500000;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
+	while (cpu_ns() < end)
+		;
+	_exit(0);
+}
+
+static void parent(struct worker *w)
+{
+	pid_t self = getpid();
+
+	for (int left = w->arg; left > 0;) {
+		int batch = left < BATCH ? left : BATCH, started = 0, status;
+
+		while (started < batch) {
+			pid_t pid = fork();
+
+			if (pid == 0)
+				child(self);
+			if (pid < 0)
+				break;
+			started++;
+			ran(w);
+		}
+		if (started < batch)
+			w->failed = true;
+		/* The wait for the children is no wait for the CPU. */
+		w->due_ns = UINT64_MAX;
+		for (int i = 0; i < started; i++) {
+			if (wait(&status) < 0 || status)
+				w->failed = true;
+			else
+				w->rounds++;
+		}
+		ran(w);
+		left -= batch;
+	}
+}
+
+/* Tasks a second, 0 when not all came and went. */
+static double storm(int *reaped)
+{
+	int parents = PARENTS_PER_CPU * suite.cpus;
+	double begin = now(), end = begin;
+	bool ok;
+
+	*reaped = 0;
+	for (int i = 0; i < parents; i++)
+		spawn(parent, 0, ANY_CPU, TASKS / parents);
+	ok = pump_while(pool_busy, begin + DEADLINE_S);
+	for (int i = 0; i < parents; i++) {
+		*reaped += pool->worker[i].rounds;
+		ok &= !pool->worker[i].failed;
+		if (pool->worker[i].done_ns / 1e9 > end)
+			end = pool->worker[i].done_ns / 1e9;
+	}
+	return ok ? *reaped / (end - begin) : 0;
+}
+
+double baseline_fork(void)
+{
+	int reaped;
+
+	eevdf_rate = storm(&reaped);
+	pool_stop(DEADLINE_S);
+	return eevdf_rate;
+}
+
+void test_fork(struct result *r)
+{
+	int reaped, parents = PARENTS_PER_CPU * suite.cpus, all = TASKS / parents * parents;
+
+	r->unit = "tasks/s";
+	r->limit = RATE_LIMIT * eevdf_rate;
+	r->figure = storm(&reaped);
+	note(r, "reaped", reaped);
+	note(r, "started", all);
+	note(r, "eevdf_rate", eevdf_rate);
+	if (reaped < all)
+		fail(r, "%d of %d short tasks came back within %.0f s", reaped, all, DEADLINE_S);
+	if (r->figure < r->limit)
+		fail(r, "%.0f tasks a second, EEVDF does %.0f", r->figure, eevdf_rate);
+}

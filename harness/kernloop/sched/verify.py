@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job: take a scheduler to a verdict. Compile, boot in virtual time, load, test, judge."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernloop.errors import SubjectError, UsageError
+from kernloop.host import toolset
+from kernloop.kernel import refs, source
+from kernloop.kernel.kernel import Kernel
+from kernloop.kernel.source import BpfKit
+from kernloop.runs import Run
+from kernloop.sched import compile as compiling
+from kernloop.sched import judge, programs
+from kernloop.sched.events import SuiteReader
+from kernloop.sched.judge import Judgement
+from kernloop.vm import cpio, initramfs
+from kernloop.vm.argv import MachineSpec, VirtualTime
+from kernloop.vm.frames import run_request
+from kernloop.vm.initramfs import Payload
+from kernloop.vm.micro import Command, watch
+
+__all__ = ["SCHEMA", "TESTS", "Request", "execute"]
+
+SCHEMA = "kernloop.verify/1"
+TESTS = ("idle", "saturation", "fork-storm", "affinity-storm", "wakeup", "reload")
+_GUEST = "/kl"
+_ENV = {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
+_KERNELS_OWN = "kernel:"
+
+
+@dataclass(frozen=True)
+class Request:
+    """`subject` is a .bpf.c or .bpf.o; with `loader` it is None and `loader` a program (or kernel:NAME) with `args`.
+
+    `timeout` in seconds of real time bounds the whole guest; the guest itself runs in virtual time.
+    """
+
+    subject: Path | None
+    loader: str | None = None
+    args: tuple[str, ...] = ()
+    kernel: str = refs.DEFAULT
+    cpus: int = 2
+    memory: int = 512
+    seed: int = 1
+    tests: tuple[str, ...] = ()
+    timeout: float = 300.0
+
+
+def execute(
+    request: Request, run: Run, *, say: Callable[[str], None], on_event: Callable[[dict[str, Any]], None]
+) -> Judgement:
+    """Run it. `say` gets a word on what is being done, `on_event` the guest's events as they come.
+
+    Raises HarnessError for what fails on the host.
+    """
+    _check(request)
+    say("finding the kernel")
+    tools = toolset.get()
+    kernel = refs.resolve(request.kernel)
+    if kernel.has_sched_ext is False:
+        raise SubjectError(f"{kernel.ref} ({kernel.release}) is built without SCHED_CLASS_EXT",
+                           hint="kernloop kernel list shows which have it; debian:newest does")  # fmt: skip
+    say(f"preparing headers and libbpf for {kernel.release}")
+    kit = source.kit(kernel)
+    say("compiling")
+    began = run.elapsed
+    words, files = _loader(request, kernel, kit, run)
+    if isinstance(words, Judgement):
+        return words
+    tests = ["--tests", ",".join(request.tests)] if request.tests else []
+    job = run_request([f"{_GUEST}/scxsuite", *tests, "--", *words], cwd="/root", env=_ENV)
+    files = [*files, Payload(programs.suite(), f"{_GUEST}/scxsuite")]
+    archive = run.path / "initramfs"
+    archive.write_bytes(
+        initramfs.base(kernel) + initramfs.payload(files, extra=[cpio.regular("kl/job", job)])
+    )
+    built = run.elapsed - began
+    say(f"booting {kernel.release} in virtual time")
+    reader = SuiteReader(on_event)
+    machine = MachineSpec(request.cpus, request.memory, virtual_time=VirtualTime(seed=request.seed))
+    with (run.path / "events.jsonl").open("wb") as events, (run.path / "stderr").open("wb") as errors:
+
+        def stdout(data: bytes) -> None:
+            events.write(data)
+            events.flush()
+            reader.feed(data)
+
+        command = Command((), request.timeout, stdout, errors.write)
+        watched = asyncio.run(watch(tools.qemu, machine, kernel, archive, run, command))
+    archive.unlink(missing_ok=True)
+    return judge.judge(kernel, run, watched, reader, deadline=request.timeout, build_seconds=built)
+
+
+# What cannot be right is said before anything is fetched.
+def _check(request: Request) -> None:
+    unknown = [name for name in request.tests if name not in TESTS]
+    if unknown:
+        raise UsageError(f"there is no test called {unknown[0]!r}", hint="there are: " + " ".join(TESTS))
+    if (request.subject is None) == (request.loader is None):
+        raise UsageError("give either a scheduler (.bpf.c, .bpf.o) or --loader BINARY",
+                         hint="kernloop verify examples/schedulers/fifo.bpf.c")  # fmt: skip
+    if request.args and request.loader is None:
+        raise UsageError(f"{shlex.join(request.args)}: only a scheduler's own loader takes arguments",
+                         hint="kernloop verify --loader BINARY -- ARGS")  # fmt: skip
+    path = request.subject or (None if _of_kernel(request) else Path(request.loader or ""))
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", hint="give the scheduler's .bpf.c or .bpf.o")
+    if not path.exists():
+        raise UsageError(f"{path} is not there", hint="examples/schedulers has some to start from")
+
+
+def _of_kernel(request: Request) -> bool:
+    return request.loader is not None and request.loader.startswith(_KERNELS_OWN)
+
+
+# The loader's words in the guest and the files it takes; a Judgement when the build failed.
+def _loader(
+    request: Request, kernel: Kernel, kit: BpfKit, run: Run
+) -> tuple[list[str] | Judgement, list[Payload]]:
+    if request.loader is not None:
+        if _of_kernel(request):
+            program = compiling.own_loader(request.loader.removeprefix(_KERNELS_OWN), kit, run.path)
+        else:
+            program = Path(request.loader)
+        guest = f"/root/{program.name}"
+        return [guest, *request.args], [Payload(program, guest)]
+    assert request.subject is not None
+    target = run.path / "scheduler.bpf.o"
+    if request.subject.suffix == ".o":
+        shutil.copyfile(compiling.take_object(request.subject), target)
+    else:
+        built = compiling.compile_scheduler(request.subject, kit, target)
+        if built.object is None:
+            return judge.build_failed(request.subject, kernel, run, built), []
+    # The object keeps its own name in the guest: messages then say what the user calls it.
+    name = request.subject.name.removesuffix(".c").removesuffix(".o").removesuffix(".bpf") + ".bpf.o"
+    guest = f"{_GUEST}/{name}"
+    return [f"{_GUEST}/scxload", guest], [Payload(programs.loader(kit), f"{_GUEST}/scxload"), Payload(target, guest)]
