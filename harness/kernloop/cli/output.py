@@ -19,7 +19,7 @@ __all__ = ["JsonFlag", "err", "fail", "mark", "out", "print_json", "progress"]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -22,11 +22,12 @@ from kernloop.host import process
 from kernloop.host.cache import exclusive
 from kernloop.host.paths import cache_dir
 
-__all__ = ["Package", "SUITES", "available", "candidates", "download", "download_release", "download_with_dependencies", "refresh"]
+__all__ = ["KEYRING", "SUITES", "Package", "available", "candidates", "download", "download_release", "download_with_dependencies", "mirror", "refresh"]
 
 SUITES = ("bookworm", "trixie", "trixie-backports", "sid")
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _MAX_AGE = 24 * 3600.0
+_RETRY = 600.0
 _OFFLINE = re.compile(r"Could not resolve|Temporary failure|Could not connect|Failed to fetch|Network is unreachable")
 
 
@@ -46,10 +47,23 @@ def available() -> str | None:
     for tool in ("apt-get", "dpkg-deb"):
         if not any((Path(folder) / tool).exists() for folder in ("/usr/bin", "/bin")):
             return f"{tool} is not installed (not a Debian or Ubuntu machine?)"
-    if not _KEYRING.exists():
+    if not KEYRING.exists():
         return "the package debian-archive-keyring is not installed"
-    if _mirror() is None:
+    if mirror() is None:
         return "no Debian mirror in apt's sources; set KERNLOOP_DEBIAN_MIRROR to its address"
+    return None
+
+
+def mirror() -> str | None:
+    """The machine's own Debian mirror, from one-line (sources.list(5)) and deb822 entries; None without one."""
+    if asked := os.environ.get("KERNLOOP_DEBIAN_MIRROR"):
+        return asked.rstrip("/")
+    etc = Path("/etc/apt")
+    files = [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list")), *sorted(etc.glob("sources.list.d/*.sources"))]
+    for file in files:
+        with contextlib.suppress(OSError):
+            for address in re.findall(r"^(?:deb\s.*?|URIs:\s*.*?)(\w+://\S+/debian)/?(?:\s|$)", file.read_text(), re.M):
+                return str(address)
     return None
 
 
@@ -60,7 +74,14 @@ def refresh(*, max_age: float = _MAX_AGE) -> None:
         if _age(stamp) < max_age:
             return
         _configure()
-        _apt("apt-get", "update", what="fetching Debian's package lists", seconds=300)
+        try:
+            _apt("apt-get", "update", what="fetching Debian's package lists", seconds=300)
+        except HarnessError:
+            if not stamp.exists():
+                raise
+            # Old lists serve as well as new ones for what they name; the network is asked again later.
+            os.utime(stamp, (time.time(), time.time() - max_age + _RETRY))
+            return
         stamp.write_text(f"{time.time():.0f}\n")
 
 
@@ -126,16 +147,16 @@ def _locked(what: str) -> Iterator[None]:
 
 
 def _configure() -> None:
-    mirror = _mirror()
+    address = mirror()
     reason = available()
-    if reason or mirror is None:
+    if reason or address is None:
         raise HarnessError(f"Debian's archive cannot be used here: {reason}", hint="./kernloop doctor has the cure")
     root = _root()
     for folder in ("lists/partial", "cache/archives/partial"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "status").touch()
     (root / "sources.list").write_text(
-        "".join(f"deb [signed-by={_KEYRING}] {mirror} {suite} main\n" for suite in SUITES)
+        "".join(f"deb [signed-by={KEYRING}] {address} {suite} main\n" for suite in SUITES)
     )
     options = {
         "Dir::State::Lists": root / "lists",
@@ -172,23 +193,14 @@ def _apt(tool: str, *arguments: str, what: str, seconds: float, cwd: Path | None
     text = " | ".join(bad[:3]) or f"exit {done.status}"
     if process.disk_full(done.stderr) or "enough free space" in done.stderr:
         raise HarnessError(f"{what}: the disk is full ({_root()})", hint="free some space, or move XDG_CACHE_HOME")
+    if "404" in done.stderr:
+        (_root() / "fresh").unlink(missing_ok=True)
+        raise HarnessError(f"{what}: the mirror no longer has it: {text}",
+                           hint="the package lists were old; they are renewed on the next call: run it again")  # fmt: skip
     if _OFFLINE.search(done.stderr):
         raise HarnessError(f"{what}: no network, or the mirror does not answer: {text}",
                            hint="check the network; what is cached already still works: kernloop kernel list")  # fmt: skip
     raise HarnessError(f"{what}: {text}", hint="kernloop doctor checks apt and its keyring")
-
-
-# The machine's own mirror, from one-line (sources.list(5)) and deb822 entries alike.
-def _mirror() -> str | None:
-    if asked := os.environ.get("KERNLOOP_DEBIAN_MIRROR"):
-        return asked.rstrip("/")
-    etc = Path("/etc/apt")
-    files = [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list")), *sorted(etc.glob("sources.list.d/*.sources"))]
-    for file in files:
-        with contextlib.suppress(OSError):
-            for address in re.findall(r"^(?:deb\s.*?|URIs:\s*.*?)(\w+://\S+/debian)/?(?:\s|$)", file.read_text(), re.M):
-                return str(address)
-    return None
 
 
 def _package(block: str) -> Package:

@@ -22,18 +22,18 @@ from kernloop.host import apt, process
 from kernloop.host.cache import ensure, need_space
 from kernloop.host.paths import cache_dir
 
-__all__ = ["Toolset", "find", "get"]
+__all__ = ["LLVM", "Toolset", "find", "get"]
 
 _SUITE = "trixie"
-_LLVM = "22"  # 19 and 21 miscompile arena pointers: the verifier refuses 7.3's own scx_qmap built with them
+LLVM = "22"  # 19 and 21 miscompile arena pointers: the verifier refuses 7.3's own scx_qmap built with them
 _PACKAGES = (
-    "qemu-system-x86", "busybox-static", f"clang-{_LLVM}", f"lld-{_LLVM}", "make", "binutils",
+    "qemu-system-x86", "busybox-static", f"clang-{LLVM}", f"lld-{LLVM}", "make", "binutils",
     "libc6-dev", "zlib1g-dev", "libzstd-dev", "libssl-dev", "linux-libc-dev",
 )  # fmt: skip
 # trixie's libelf.a lacks its own eu_search_tree_* symbols; bookworm's is whole and needs nothing newer.
 _STATIC_LIBELF = ("libelf-dev", "bookworm")
 _LIB = "usr/lib/x86_64-linux-gnu"
-_LLVM_BIN = f"usr/lib/llvm-{_LLVM}/bin"
+_LLVM_BIN = f"usr/lib/llvm-{LLVM}/bin"
 _PROGRAMS = (
     "usr/bin/qemu-system-x86_64", "usr/bin/make", f"{_LLVM_BIN}/clang", f"{_LLVM_BIN}/lld",
     "usr/bin/x86_64-linux-gnu-ar", "usr/bin/x86_64-linux-gnu-strip",
@@ -151,7 +151,7 @@ _WRAPPERS = {
 
 # DT_RPATH, not RUNPATH, for it holds for the libraries' own libraries as well.
 def _relocate(program: Path, final: Path) -> None:
-    libraries = [final / _LIB, final / f"usr/lib/llvm-{_LLVM}/lib", final / _LIB / "pulseaudio"]
+    libraries = [final / _LIB, final / f"usr/lib/llvm-{LLVM}/lib", final / _LIB / "pulseaudio"]
     process.run(
         [_patchelf(), "--set-interpreter", final / _LIB / "ld-linux-x86-64.so.2", "--force-rpath", "--set-rpath",
          ":".join(str(folder) for folder in libraries), program],

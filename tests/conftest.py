@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every test works in folders of its own; only tests that boot guests share the machine's cache, for its kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_folders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """XDG folders under tmp_path, so that no test reads or leaves anything of the user's."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    if request.node.get_closest_marker("vm") is None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several tests need: kernloop as a process, waiting for a condition, looking for what was left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).parent.parent
+SCHEDULERS = ROOT / "examples/schedulers"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished kernloop; `out` and `err` as bytes, for a guest may print anything."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+    @property
+    def text(self) -> str:
+        return self.err.decode(errors="replace")
+
+    @property
+    def json(self) -> dict[str, Any]:
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+
+def until(condition: Callable[[], T], seconds: float, what: str) -> T:
+    """The first true value of `condition`; fails when there is none within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.02)
+    return value
+
+
+def python_env(**more: str) -> dict[str, str]:
+    """The environment in which a child Python finds this kernloop."""
+    return {**os.environ, "PYTHONPATH": str(ROOT / "harness"), **more}
+
+
+def start(*words: str | Path, cwd: Path | None = None, **env: str) -> subprocess.Popen[bytes]:
+    """kernloop as a user starts it, in a process group of its own, its output in pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "kernloop", *map(str, words)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=python_env(**env),
+        cwd=cwd,
+        start_new_session=True,
+    )
+
+
+def kernloop(*words: str | Path, seconds: float = 120, cwd: Path | None = None, **env: str) -> Done:
+    """kernloop run to its end."""
+    process = start(*words, cwd=cwd, **env)
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return Done(process.returncode, out, err)
+
+
+def child(script: str, *words: str | Path) -> subprocess.Popen[str]:
+    """A Python process of ours that runs `script`; it talks over its stdout."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, words)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=python_env(),
+    )
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """The next line of what `child` prints; "" when it has ended."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def alive(pid: int) -> bool:
+    """Whether process `pid` runs: a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def processes_naming(text: str | Path) -> list[int]:
+    """Processes other than this one that have `text` in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(text).encode() in line and alive(int(entry.name)):
+            found.append(int(entry.name))
+    return found
+
+
+def runs_dir() -> Path:
+    return Path(os.environ["XDG_STATE_HOME"]) / "kernloop/runs"
+
+
+def the_run() -> Path | None:
+    """The only run directory of this test, once it is there."""
+    found = list(runs_dir().iterdir()) if runs_dir().exists() else []
+    assert len(found) <= 1, found
+    return found[0] if found else None
+
+
+def verdict_of(run: Path) -> dict[str, Any]:
+    value = json.loads((run / "verdict.json").read_text())
+    assert isinstance(value, dict)
+    return value
+
+
+def events_of(run: Path) -> list[dict[str, Any]]:
+    """The timeline as far as it is written."""
+    path = run / "timeline.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
