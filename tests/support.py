@@ -53,12 +53,14 @@ def python_env(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT / "harness"), **more}
 
 
-def start(*words: str | Path, cwd: Path | None = None, **env: str) -> subprocess.Popen[bytes]:
+def start(
+    *words: str | Path, cwd: Path | None = None, stdout: int = subprocess.PIPE, **env: str
+) -> subprocess.Popen[bytes]:
     """kernloop as a user starts it, in a process group of its own, its output in pipes."""
     return subprocess.Popen(
         [sys.executable, "-m", "kernloop", *map(str, words)],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         env=python_env(**env),
         cwd=cwd,

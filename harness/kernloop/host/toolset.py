@@ -38,6 +38,8 @@ _PROGRAMS = (
     "usr/bin/qemu-system-x86_64", "usr/bin/make", f"{_LLVM_BIN}/clang", f"{_LLVM_BIN}/lld",
     "usr/bin/x86_64-linux-gnu-ar", "usr/bin/x86_64-linux-gnu-strip",
 )  # fmt: skip
+# A library with a RUNPATH of its own is deaf to its program's RPATH, and would take its own libraries from the host.
+_WITH_RUNPATH = (f"{_LIB}/libLLVM.so.{LLVM}.1", f"{_LIB}/libclang-cpp.so.{LLVM}.1")
 _MIB_NEEDED = 1000
 
 
@@ -104,7 +106,7 @@ def find() -> Toolset | None:
 
 # The recipe, not the versions it gave, names the folder: a newer Debian point release replaces nothing by itself.
 def _path() -> Path:
-    recipe = json.dumps([_SUITE, _PACKAGES, _STATIC_LIBELF, _PROGRAMS, _WRAPPERS])
+    recipe = json.dumps([_SUITE, _PACKAGES, _STATIC_LIBELF, _PROGRAMS, _WITH_RUNPATH, _WRAPPERS])
     return cache_dir() / "toolsets" / hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
@@ -134,6 +136,8 @@ def _make(staging: Path, final: Path) -> None:
         shutil.rmtree(root / unused, ignore_errors=True)
     for program in _PROGRAMS:
         _relocate((root / program).resolve(), final)
+    for library in _WITH_RUNPATH:
+        process.run([_patchelf(), "--remove-rpath", (root / library).resolve()], seconds=60, what=f"relocating {library}")
     (root / "bin-kernloop").mkdir()
     for name, text in _WRAPPERS.items():
         wrapper = root / "bin-kernloop" / name
