@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes wrong outside a guest, told apart by whose fault it is.
 
-Three exit codes keep the blame apart (docs/architecture.md): 1 the subject's, 2 the caller's, 125 the machine's or ours.
-A fault inside a guest is not an exception but a verdict (kernloop.verdict).
+Three exit codes keep the blame apart (docs/architecture.md): 1 the subject's, 2 the caller's, 125 the machine's or
+ours. A fault inside a guest is not an exception but a verdict (kernloop.verdict).
 """
 
 from __future__ import annotations

@@ -29,6 +29,10 @@ def outcome_json(schema: str, run: Path, outcome: Outcome, *, exit_code: int, **
 def failure_json(schema: str, error: HarnessError, run: Path) -> dict[str, Any]:
     """The object for a run that an error of the host ended."""
     return {
-        "schema": schema, "verdict": error.verdict, "summary": error.message, "next": error.hint,
-        "exit_code": error.exit_code, "run": str(run),
-    }  # fmt: skip
+        "schema": schema,
+        "verdict": error.verdict,
+        "summary": error.message,
+        "next": error.hint,
+        "exit_code": error.exit_code,
+        "run": str(run),
+    }

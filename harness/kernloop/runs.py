@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run directories: all evidence of a run, written as it happens, and the verdict once there is one.
 
-    spec.json  what was asked for       argv         QEMU's command line, one word a line
-    console.log  timeline.jsonl         stdout  stderr  of the guest's command
-    verdict.json  `unknown` until judged; the keeper completes it when kernloop itself is killed
+spec.json  what was asked for       argv         QEMU's command line, one word a line
+console.log  timeline.jsonl         stdout  stderr  of the guest's command
+verdict.json  `unknown` until judged; the keeper completes it when kernloop itself is killed
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,6 +61,16 @@ class Run:
         staged.write_text(json.dumps(value, indent=2, default=str) + "\n")
         staged.rename(self.path / name)
 
+    @contextlib.contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """A file in the run directory that is no evidence: it goes with the block, or with this process."""
+        path = self.path / name
+        with owned.folder(path):
+            try:
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
+
     def judge(self, verdict: dict[str, Any]) -> None:
         self.write(_VERDICT, verdict)
         self.note("verdict", verdict=verdict["verdict"])
@@ -93,11 +104,19 @@ def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
             run.write("spec.json", {"verb": verb, **spec})
             run.write(_VERDICT, {"schema": schema, "verdict": "unknown", "summary": "not judged yet", "run": str(path)})
             run.note("start", pid=os.getpid())
-            yield run
+            try:
+                yield run
+            except BaseException as error:
+                _abandon(run, schema, error)
+                raise
+    except KeyboardInterrupt:
+        raise HarnessError("interrupted", hint="run it again") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise HarnessError(f"cannot write the run directory in {runs_dir()}: {error.strerror}",
-                               hint="free some space, or set XDG_STATE_HOME; kernloop runs gc") from None  # fmt: skip
+            raise HarnessError(
+                f"cannot write the run directory in {runs_dir()}: {error.strerror}",
+                hint="free some space, or set XDG_STATE_HOME; kernloop runs gc",
+            ) from None
         raise
 
 
@@ -129,6 +148,28 @@ def collect(*, keep: int, dry_run: bool = False) -> list[Summary]:
     return doomed
 
 
+# Whoever leaves the block by an exception has perhaps not said how the run ended.
+def _abandon(run: Run, schema: str, error: BaseException) -> None:
+    with contextlib.suppress(OSError):
+        if _read(run.path / _VERDICT).get("verdict") != "unknown":
+            return
+        summary = (
+            "interrupted"
+            if isinstance(error, KeyboardInterrupt)
+            else f"kernloop failed: {error or type(error).__name__}"
+        )
+        run.judge(
+            {
+                "schema": schema,
+                "verdict": "infra",
+                "summary": summary,
+                "exit_code": HarnessError.exit_code,
+                "next": "run it again; timeline.jsonl has what was done until then",
+                "run": str(run.path),
+            }
+        )
+
+
 @contextlib.contextmanager
 def _owner_lock(path: Path) -> Iterator[None]:
     import fcntl
@@ -158,10 +199,25 @@ def _summary(path: Path) -> Summary:
     if word == "unknown" and not live:
         word, text = "infra", "kernloop and its keeper were both killed"
     return Summary(
-        path.name, path, str(spec.get("verb", "?")), str(spec.get("subject", "")), word, text,
-        max(0.0, time.time() - path.stat().st_mtime),
-        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), live,
-    )  # fmt: skip
+        path.name,
+        path,
+        str(spec.get("verb", "?")),
+        str(spec.get("subject", "")),
+        word,
+        text,
+        max(0.0, time.time() - _stat(path)[1]),
+        sum(_stat(file)[0] for file in path.rglob("*")),
+        live,
+    )
+
+
+# Size (of a file) and time of change; a live run renames its files, and another gc removes them, while we look.
+def _stat(path: Path) -> tuple[int, float]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, time.time()
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0, found.st_mtime
 
 
 def _read(path: Path) -> dict[str, Any]:

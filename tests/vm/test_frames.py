@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -22,9 +23,7 @@ def test_any_split_of_the_bytes_gives_the_same_frames(frames: list[Frame], cuts:
     data = b"".join(encode(frame) for frame in frames)
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     decoder = Decoder()
-    found = [
-        frame for begin, end in zip(places, places[1:], strict=False) for frame in decoder.feed(data[begin:end])
-    ]
+    found = [frame for begin, end in pairwise(places) for frame in decoder.feed(data[begin:end])]
     assert found == frames
 
 

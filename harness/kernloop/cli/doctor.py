@@ -50,10 +50,16 @@ def doctor(
     missing = [need for need in found if need.state is State.MISSING]
     code = 125 if missing else 0
     if as_json:
-        print_json({
-            "schema": "kernloop.doctor/1", "ok": not missing, "system": where.name, "ran": ran,
-            "needs": _NEEDS.dump_python(found, mode="json"), "exit_code": code,
-        })  # fmt: skip
+        print_json(
+            {
+                "schema": "kernloop.doctor/1",
+                "ok": not missing,
+                "system": where.name,
+                "ran": ran,
+                "needs": _NEEDS.dump_python(found, mode="json"),
+                "exit_code": code,
+            }
+        )
     else:
         _show(found, where)
     raise typer.Exit(code)

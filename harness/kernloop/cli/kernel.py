@@ -34,12 +34,14 @@ def list_(as_json: JsonFlag = False) -> None:
     have = {found.release for found in cached}
     fetchable = [release for release in known if release.release not in have]
     if as_json:
-        print_json({
-            "schema": "kernloop.kernel-list/1",
-            "cached": [_short(found) for found in cached],
-            "fetchable": [{"ref": f"debian:{r.number}", "release": r.release, "bytes": r.size} for r in fetchable],
-            "note": note,
-        })  # fmt: skip
+        print_json(
+            {
+                "schema": "kernloop.kernel-list/1",
+                "cached": [_short(found) for found in cached],
+                "fetchable": [{"ref": f"debian:{r.number}", "release": r.release, "bytes": r.size} for r in fetchable],
+                "note": note,
+            }
+        )
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("reference", "release", "state", "sched_ext"):
@@ -84,11 +86,18 @@ def info(ref: _Ref = refs.DEFAULT, as_json: JsonFlag = False) -> None:
         "modules": sum(f.stat().st_size for f in found.modules.rglob("*.ko*")) if found.modules else 0,
     }
     if as_json:
-        print_json({
-            "schema": "kernloop.kernel-info/1", **_short(found), "banner": found.banner,
-            "config": {symbol: found.has(symbol) for symbol in FACTS}, "bytes": sizes,
-            "source": {"package": origin.package, "version": origin.version, "exact": origin.exact} if origin else None,
-        })  # fmt: skip
+        print_json(
+            {
+                "schema": "kernloop.kernel-info/1",
+                **_short(found),
+                "banner": found.banner,
+                "config": {symbol: found.has(symbol) for symbol in FACTS},
+                "bytes": sizes,
+                "source": {"package": origin.package, "version": origin.version, "exact": origin.exact}
+                if origin
+                else None,
+            }
+        )
         return
     out.print(f"[bold]{found.release}[/]  ({found.ref})")
     out.print(f"  banner     {escape(found.banner)}")
@@ -118,8 +127,14 @@ def path(ref: _Ref = refs.DEFAULT, as_json: JsonFlag = False) -> None:
 
 
 def _short(found: Kernel) -> dict[str, Any]:
-    return {"ref": found.ref, "release": found.release, "build_id": found.build_id, "sha256": found.digest,
-            "image": str(found.image), "sched_ext": found.has_sched_ext}  # fmt: skip
+    return {
+        "ref": found.ref,
+        "release": found.release,
+        "build_id": found.build_id,
+        "sha256": found.digest,
+        "image": str(found.image),
+        "sched_ext": found.has_sched_ext,
+    }
 
 
 def _yes(value: bool | None) -> str:

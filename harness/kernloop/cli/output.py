@@ -31,10 +31,16 @@ def print_json(value: dict[str, Any]) -> None:
 def fail(error: HarnessError, *, as_json: bool, schema: str = "kernloop.error/1") -> typer.Exit:
     """Say what went wrong and what to do next; the exit to raise."""
     if as_json:
-        print_json({
-            "schema": schema, "verdict": error.verdict, "summary": error.message, "next": error.hint,
-            "exit_code": error.exit_code, "evidence": [str(error.evidence)] if error.evidence else [],
-        })  # fmt: skip
+        print_json(
+            {
+                "schema": schema,
+                "verdict": error.verdict,
+                "summary": error.message,
+                "next": error.hint,
+                "exit_code": error.exit_code,
+                "evidence": [str(error.evidence)] if error.evidence else [],
+            }
+        )
     err.print(f"[bold red]kernloop:[/] {escape(error.message)}")
     if error.hint:
         err.print(f"  [bold]next:[/] {escape(error.hint)}")

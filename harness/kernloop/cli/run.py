@@ -82,9 +82,13 @@ def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
             raise
     code = guest_exit_code(outcome.verdict, outcome.exit_status)
     value = outcome_json(
-        library.SCHEMA, record.path, outcome, exit_code=code,
-        stdout=_tail(record.path / "stdout"), stderr=_tail(record.path / "stderr"),
-    )  # fmt: skip
+        library.SCHEMA,
+        record.path,
+        outcome,
+        exit_code=code,
+        stdout=_tail(record.path / "stdout"),
+        stderr=_tail(record.path / "stderr"),
+    )
     record.judge(value)
     if as_json:
         print_json(value)
@@ -110,5 +114,9 @@ def explain(outcome: Outcome, path: Path) -> None:
 
 def _tail(path: Path) -> dict[str, object]:
     data = path.read_bytes() if path.exists() else b""
-    return {"text": data[-_TAIL:].decode(errors="replace"), "bytes": len(data), "cut": len(data) > _TAIL,
-            "path": str(path)}  # fmt: skip
+    return {
+        "text": data[-_TAIL:].decode(errors="replace"),
+        "bytes": len(data),
+        "cut": len(data) > _TAIL,
+        "path": str(path),
+    }

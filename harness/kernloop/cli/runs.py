@@ -78,14 +78,22 @@ def gc(
     gone = runs.collect(keep=keep, dry_run=dry_run)
     freed = sum(run.size for run in gone)
     if as_json:
-        print_json({"schema": "kernloop.runs-gc/1", "removed": [run.id for run in gone], "bytes": freed,
-                    "dry_run": dry_run})  # fmt: skip
+        print_json(
+            {"schema": "kernloop.runs-gc/1", "removed": [run.id for run in gone], "bytes": freed, "dry_run": dry_run}
+        )
     else:
         out.print(f"{'would remove' if dry_run else 'removed'} {len(gone)} runs, {freed >> 10} KiB")
 
 
 def _row(run: runs.Summary) -> dict[str, Any]:
     return {
-        "id": run.id, "path": str(run.path), "verb": run.verb, "subject": run.subject, "verdict": run.verdict,
-        "summary": run.summary, "age_seconds": round(run.age), "bytes": run.size, "live": run.live,
-    }  # fmt: skip
+        "id": run.id,
+        "path": str(run.path),
+        "verb": run.verb,
+        "subject": run.subject,
+        "verdict": run.verdict,
+        "summary": run.summary,
+        "age_seconds": round(run.age),
+        "bytes": run.size,
+        "live": run.live,
+    }

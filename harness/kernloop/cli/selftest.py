@@ -21,10 +21,17 @@ def selftest(
     """Check kernloop itself on this machine: lint, types, unit tests, and real boots. From a checkout only."""
     root = Path(__file__).resolve().parents[3]
     if not (root / "tests").is_dir():
-        raise fail(UsageError("selftest runs from a checkout, not from an installed package",
-                              hint="clone the repository and run ./kernloop selftest there"), as_json=False)  # fmt: skip
+        raise fail(
+            UsageError(
+                "selftest runs from a checkout, not from an installed package",
+                hint="clone the repository and run ./kernloop selftest there",
+            ),
+            as_json=False,
+        )
     if importlib.util.find_spec("pytest") is None:
-        raise fail(UsageError("the development extras are not installed", hint="pip install -e '.[dev]'"), as_json=False)
+        raise fail(
+            UsageError("the development extras are not installed", hint="pip install -e '.[dev]'"), as_json=False
+        )
     steps = [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],

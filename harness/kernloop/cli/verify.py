@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,9 +46,16 @@ def verify(
     words = ([scheduler] if scheduler and loader else []) + list(args or [])
     try:
         request = library.Request(
-            Path(scheduler) if scheduler and not loader else None, loader, tuple(words), kernel, cpus,
-            mebibytes(memory), seed, tuple(name for name in tests.split(",") if name), timeout,
-        )  # fmt: skip
+            Path(scheduler) if scheduler and not loader else None,
+            loader,
+            tuple(words),
+            kernel,
+            cpus,
+            mebibytes(memory),
+            seed,
+            tuple(name for name in tests.split(",") if name),
+            timeout,
+        )
         subject = " ".join([loader, *words]) if loader else str(scheduler)
         with runs.create("verify", library.SCHEMA, {"subject": subject, **vars(request)}) as record:
             code = _verify(request, record, as_json)
@@ -100,8 +105,10 @@ def _explain(judgement: Judgement, path: Path) -> None:
         out.print(f"  kernel    {outcome.kernel.release}  build-id {outcome.kernel.build_id[:16]}")
     if judgement.exit and judgement.exit.is_error:
         ended = judgement.exit
-        out.print(f"  exit      {ended.kind_name} ({ended.kind}), code {ended.code or 0}"
-                  + (f", during {judgement.during}" if judgement.during else ""))  # fmt: skip
+        out.print(
+            f"  exit      {ended.kind_name} ({ended.kind}), code {ended.code or 0}"
+            + (f", during {judgement.during}" if judgement.during else "")
+        )
     if judgement.known:
         out.print(f"  cause     {escape(judgement.known.cause)}")
     if judgement.guilty:
@@ -115,10 +122,10 @@ def _explain(judgement: Judgement, path: Path) -> None:
             out.print(f"  insn      {escape(found.instruction)}")
         if found.reason:
             out.print(f"  reason    {escape(found.reason)}")
-    errors = [found for found in judgement.diagnostics if found.severity in ("error", "fatal error")]
-    for found in errors[:5]:
-        out.print(f"  {escape(f'{found.file}:{found.line}:{found.column}: {found.message}')}")
-        out.print(f"      {escape(found.source)}")
+    errors = [one for one in judgement.diagnostics if one.severity in ("error", "fatal error")]
+    for error in errors[:5]:
+        out.print(f"  {escape(f'{error.file}:{error.line}:{error.column}: {error.message}')}")
+        out.print(f"      {escape(error.source)}")
     if len(errors) > 5:
         out.print(f"  and {len(errors) - 5} more errors in compiler.txt")
     times = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in outcome.times.items())

@@ -22,7 +22,18 @@ from kernloop.host import process
 from kernloop.host.cache import exclusive
 from kernloop.host.paths import cache_dir
 
-__all__ = ["KEYRING", "SUITES", "Package", "available", "candidates", "download", "download_release", "download_with_dependencies", "mirror", "refresh"]
+__all__ = [
+    "KEYRING",
+    "SUITES",
+    "Package",
+    "available",
+    "candidates",
+    "download",
+    "download_release",
+    "download_with_dependencies",
+    "mirror",
+    "refresh",
+]
 
 SUITES = ("bookworm", "trixie", "trixie-backports", "sid")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -59,7 +70,11 @@ def mirror() -> str | None:
     if asked := os.environ.get("KERNLOOP_DEBIAN_MIRROR"):
         return asked.rstrip("/")
     etc = Path("/etc/apt")
-    files = [etc / "sources.list", *sorted(etc.glob("sources.list.d/*.list")), *sorted(etc.glob("sources.list.d/*.sources"))]
+    files = [
+        etc / "sources.list",
+        *sorted(etc.glob("sources.list.d/*.list")),
+        *sorted(etc.glob("sources.list.d/*.sources")),
+    ]
     for file in files:
         with contextlib.suppress(OSError):
             for address in re.findall(r"^(?:deb\s.*?|URIs:\s*.*?)(\w+://\S+/debian)/?(?:\s|$)", file.read_text(), re.M):
@@ -93,11 +108,14 @@ def candidates(pattern: str) -> list[Package]:
         if memo.exists() and memo.stat().st_mtime >= (_root() / "fresh").stat().st_mtime:
             return [Package(**fields) for fields in json.loads(memo.read_text())]
         names = [
-            name for name in _apt("apt-cache", "pkgnames", what="apt-cache", seconds=60).split()
+            name
+            for name in _apt("apt-cache", "pkgnames", what="apt-cache", seconds=60).split()
             if re.fullmatch(pattern, name)
         ]
         text = _apt("apt-cache", "show", *names, what="apt-cache", seconds=60) if names else ""
-        found = sorted({_package(block) for block in text.split("\n\n") if block.strip()}, key=lambda p: (p.name, p.version))
+        found = sorted(
+            {_package(block) for block in text.split("\n\n") if block.strip()}, key=lambda p: (p.name, p.version)
+        )
         staged = memo.with_suffix(".new")
         staged.write_text(json.dumps([asdict(package) for package in found]))
         staged.rename(memo)
@@ -108,8 +126,14 @@ def download(packages: Sequence[Package], folder: Path) -> list[Path]:
     """Fetch the .debs of exactly these packages into `folder`."""
     with _locked("downloading packages"):
         wanted = [f"{package.name}={package.version}" for package in packages]
-        _apt("apt-get", "download", *wanted, what=f"downloading {' '.join(p.name for p in packages)}", seconds=1200,
-             cwd=folder)  # fmt: skip
+        _apt(
+            "apt-get",
+            "download",
+            *wanted,
+            what=f"downloading {' '.join(p.name for p in packages)}",
+            seconds=1200,
+            cwd=folder,
+        )
     return sorted(folder.glob("*.deb"))
 
 
@@ -124,8 +148,19 @@ def download_with_dependencies(names: Sequence[str], suite: str, folder: Path) -
     refresh()
     (folder / "partial").mkdir(parents=True, exist_ok=True)
     with _locked("downloading packages"):
-        _apt("apt-get", "-y", "-d", "-t", suite, "-o", f"Dir::Cache::archives={folder}", "install", *names,
-             what=f"downloading {' '.join(names)}", seconds=1200)  # fmt: skip
+        _apt(
+            "apt-get",
+            "-y",
+            "-d",
+            "-t",
+            suite,
+            "-o",
+            f"Dir::Cache::archives={folder}",
+            "install",
+            *names,
+            what=f"downloading {' '.join(names)}",
+            seconds=1200,
+        )
     return sorted(folder.glob("*.deb"))
 
 
@@ -183,9 +218,13 @@ def _configure() -> None:
 
 def _apt(tool: str, *arguments: str, what: str, seconds: float, cwd: Path | None = None) -> str:
     done = process.run(
-        [tool, "-q", *arguments], seconds=seconds, what=what, cwd=cwd, check=False,
+        [tool, "-q", *arguments],
+        seconds=seconds,
+        what=what,
+        cwd=cwd,
+        check=False,
         env={"APT_CONFIG": str(_root() / "apt.conf"), "LC_ALL": "C.UTF-8"},
-    )  # fmt: skip
+    )
     # `apt-get update` exits 0 when a list could not be fetched.
     bad = [line for line in done.stderr.splitlines() if line.startswith(("E:", "Err:", "W: Failed", "W: Some index"))]
     if done.status == 0 and not bad:
@@ -195,11 +234,15 @@ def _apt(tool: str, *arguments: str, what: str, seconds: float, cwd: Path | None
         raise HarnessError(f"{what}: the disk is full ({_root()})", hint="free some space, or move XDG_CACHE_HOME")
     if "404" in done.stderr:
         (_root() / "fresh").unlink(missing_ok=True)
-        raise HarnessError(f"{what}: the mirror no longer has it: {text}",
-                           hint="the package lists were old; they are renewed on the next call: run it again")  # fmt: skip
+        raise HarnessError(
+            f"{what}: the mirror no longer has it: {text}",
+            hint="the package lists were old; they are renewed on the next call: run it again",
+        )
     if _OFFLINE.search(done.stderr):
-        raise HarnessError(f"{what}: no network, or the mirror does not answer: {text}",
-                           hint="check the network; what is cached already still works: kernloop kernel list")  # fmt: skip
+        raise HarnessError(
+            f"{what}: no network, or the mirror does not answer: {text}",
+            hint="check the network; what is cached already still works: kernloop kernel list",
+        )
     raise HarnessError(f"{what}: {text}", hint="kernloop doctor checks apt and its keyring")
 
 
@@ -208,6 +251,9 @@ def _package(block: str) -> Package:
     name, _, version = fields.get("Source", fields["Package"]).partition(" ")
     built = re.search(r"\(= (\S+)\)", fields.get("Built-Using", ""))
     return Package(
-        fields["Package"], fields["Version"], name, built[1] if built else version.strip("()") or fields["Version"],
+        fields["Package"],
+        fields["Version"],
+        name,
+        built[1] if built else version.strip("()") or fields["Version"],
         int(fields.get("Size", "0")),
-    )  # fmt: skip
+    )

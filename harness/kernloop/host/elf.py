@@ -31,7 +31,7 @@ def closure(program: Path) -> list[Path]:
     Raises UsageError naming the library that is not to be found.
     """
     found: dict[str, Path] = {}
-    pending = [(program, ())]  # type: list[tuple[Path, tuple[str, ...]]]
+    pending: list[tuple[Path, tuple[str, ...]]] = [(program, ())]
     result: list[Path] = []
     while pending:
         path, inherited = pending.pop()
@@ -48,8 +48,10 @@ def closure(program: Path) -> list[Path]:
                 continue
             library = _find(name, search)
             if library is None:
-                raise UsageError(f"{program} needs the library {name}, which is not on this machine",
-                                 hint="install it here, or link the program statically")  # fmt: skip
+                raise UsageError(
+                    f"{program} needs the library {name}, which is not on this machine",
+                    hint="install it here, or link the program statically",
+                )
             found[name] = library
             result.append(library)
             pending.append((library, search))
@@ -69,11 +71,11 @@ def _needs(path: Path) -> _Needs | None:
         libraries, search = [], []
         for tag in dynamic.iter_tags():
             if tag.entry.d_tag == "DT_NEEDED":
-                libraries.append(tag.needed)
+                libraries.append(str(tag.needed))  # type: ignore[attr-defined]
             elif tag.entry.d_tag == "DT_RPATH":
-                search += tag.rpath.split(":")
+                search += str(tag.rpath).split(":")  # type: ignore[attr-defined]
             elif tag.entry.d_tag == "DT_RUNPATH":
-                search += tag.runpath.split(":")
+                search += str(tag.runpath).split(":")  # type: ignore[attr-defined]
         return _Needs(interpreter, tuple(libraries), tuple(search))
 
 

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from kernloop.host import apt, process, toolset
-from kernloop.host.paths import cache_dir, runs_dir
+from kernloop.host.paths import cache_dir
 
 __all__ = ["Distribution", "Need", "State", "distribution", "host_needs", "install_line"]
 
@@ -52,11 +50,23 @@ class Distribution:
 
 # The same program in other distributions' packages.
 _ELSEWHERE = {
-    "fedora": {"apt": "apt", "dpkg": "dpkg", "debian-archive-keyring": "debian-keyring", "util-linux": "util-linux",
-               "tar": "tar", "python3": "python3"},
-    "arch": {"apt": "apt (AUR)", "dpkg": "dpkg", "debian-archive-keyring": "debian-archive-keyring",
-             "util-linux": "util-linux", "tar": "tar", "python3": "python"},
-}  # fmt: skip
+    "fedora": {
+        "apt": "apt",
+        "dpkg": "dpkg",
+        "debian-archive-keyring": "debian-keyring",
+        "util-linux": "util-linux",
+        "tar": "tar",
+        "python3": "python3",
+    },
+    "arch": {
+        "apt": "apt (AUR)",
+        "dpkg": "dpkg",
+        "debian-archive-keyring": "debian-archive-keyring",
+        "util-linux": "util-linux",
+        "tar": "tar",
+        "python3": "python",
+    },
+}
 _INSTALL = {"debian": "apt-get install -y --no-install-recommends", "fedora": "dnf install", "arch": "pacman -S"}
 
 
@@ -66,8 +76,14 @@ def distribution() -> Distribution:
     except OSError:
         return Distribution(platform.system(), "")
     words = {fields.get("ID", ""), *fields.get("ID_LIKE", "").split()}
-    family = next((name for name, ids in (("debian", {"debian", "ubuntu"}), ("fedora", {"fedora", "rhel"}),
-                                          ("arch", {"arch"})) if words & ids), "")  # fmt: skip
+    family = next(
+        (
+            name
+            for name, ids in (("debian", {"debian", "ubuntu"}), ("fedora", {"fedora", "rhel"}), ("arch", {"arch"}))
+            if words & ids
+        ),
+        "",
+    )
     return Distribution(fields.get("PRETTY_NAME", "Linux"), family)
 
 
@@ -82,12 +98,18 @@ def install_line(packages: tuple[str, ...], where: Distribution) -> str:
 def host_needs(where: Distribution) -> list[Need]:
     """Everything but kernels and the accelerator, most basic first. Changes nothing and fetches nothing."""
     return [
-        _python(), _machine(), _program("setpriv", "util-linux", "QEMU dies with kernloop", where),
+        _python(),
+        _machine(),
+        _program("setpriv", "util-linux", "QEMU dies with kernloop", where),
         _program("tar", "tar", "unpacking kernel sources", where),
         _program("apt-get", "apt", "kernels, sources and tools come from Debian, signature-checked", where),
         _program("dpkg-deb", "dpkg", "unpacking Debian packages without installing them", where),
-        _keyring(where), _mirror(), _disk(), _memory(), _tools(),
-    ]  # fmt: skip
+        _keyring(where),
+        _mirror(),
+        _disk(),
+        _memory(),
+        _tools(),
+    ]
 
 
 def _python() -> Need:
@@ -98,8 +120,13 @@ def _python() -> Need:
 def _machine() -> Need:
     machine = platform.machine()
     ok = machine == "x86_64" and sys.platform == "linux"
-    return Need("machine", State.OK if ok else State.MISSING, f"{sys.platform} {machine}",
-                "guests, kernels and tools are x86-64 Linux", "" if ok else "use an x86-64 Linux machine")  # fmt: skip
+    return Need(
+        "machine",
+        State.OK if ok else State.MISSING,
+        f"{sys.platform} {machine}",
+        "guests, kernels and tools are x86-64 Linux",
+        "" if ok else "use an x86-64 Linux machine",
+    )
 
 
 def _program(name: str, package: str, why: str, where: Distribution) -> Need:
@@ -134,8 +161,13 @@ def _disk() -> Need:
         place = place.parent
     free = shutil.disk_usage(place).free
     enough = toolset.find() is not None or free >= 2 * _GIB
-    return Need("disk", State.OK if enough else State.MISSING, f"{free / _GIB:.1f} GiB free in {place}", why,
-                "" if enough else "free 2 GiB, or set XDG_CACHE_HOME to a larger file system")  # fmt: skip
+    return Need(
+        "disk",
+        State.OK if enough else State.MISSING,
+        f"{free / _GIB:.1f} GiB free in {place}",
+        why,
+        "" if enough else "free 2 GiB, or set XDG_CACHE_HOME to a larger file system",
+    )
 
 
 def _memory() -> Need:
@@ -143,15 +175,26 @@ def _memory() -> Need:
     match = re.search(r"MemAvailable:\s+(\d+) kB", text)
     free = int(match[1]) * 1024 if match else 0
     ok = free >= _GIB
-    return Need("memory", State.OK if ok else State.WARN, f"{free / _GIB:.1f} GiB available",
-                "a guest takes 0.5 GiB by default", "" if ok else "end something, or give guests less: --memory 256M")  # fmt: skip
+    return Need(
+        "memory",
+        State.OK if ok else State.WARN,
+        f"{free / _GIB:.1f} GiB available",
+        "a guest takes 0.5 GiB by default",
+        "" if ok else "end something, or give guests less: --memory 256M",
+    )
 
 
 def _tools() -> Need:
     why = "QEMU 10 (virtual time), clang for BPF, busybox: the same on every machine, in a private prefix"
     found = toolset.find()
     if found is None:
-        return Need("tools", State.LATER, "not fetched yet (140 MB)", why, "fetched when first needed, or: kernloop doctor --fix")
+        return Need(
+            "tools",
+            State.LATER,
+            "not fetched yet (140 MB)",
+            why,
+            "fetched when first needed, or: kernloop doctor --fix",
+        )
     qemu = found.version("qemu-system-x86").partition(":")[2].partition("+")[0]
     clang = found.version(f"clang-{toolset.LLVM}").partition(":")[2].partition("-")[0]
     return Need("tools", State.OK, f"QEMU {qemu}, clang {clang}", why)

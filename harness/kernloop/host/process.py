@@ -51,9 +51,7 @@ def run(
             out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             end_group(process)
-            raise HarnessError(
-                f"{what}: not done after {seconds:g} s", hint=f"it was: {shlex.join(words)}"
-            ) from None
+            raise HarnessError(f"{what}: not done after {seconds:g} s", hint=f"it was: {shlex.join(words)}") from None
         except BaseException:
             end_group(process)
             raise

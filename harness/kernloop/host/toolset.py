@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """QEMU, clang, lld, make, busybox and static libraries from Debian stable, unpacked into a private prefix.
 
-The same compilers and the same QEMU on every machine are what makes a verdict repeatable bit for bit, and the host needs
-neither root nor packages for them. Programs are pointed at the prefix's own ld.so and libraries with patchelf, so they run
-beside any host C library. QEMU 10 is the oldest whose virtual time is faithful (docs/architecture.md).
+The same compilers and the same QEMU on every machine are what makes a verdict repeatable bit for bit, and the host
+needs neither root nor packages for them. Programs are pointed at the prefix's own ld.so and libraries with patchelf, so
+they run beside any host C library. QEMU 10 is the oldest whose virtual time is faithful (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -27,17 +27,30 @@ __all__ = ["LLVM", "Toolset", "find", "get"]
 _SUITE = "trixie"
 LLVM = "22"  # 19 and 21 miscompile arena pointers: the verifier refuses 7.3's own scx_qmap built with them
 _PACKAGES = (
-    "qemu-system-x86", "busybox-static", f"clang-{LLVM}", f"lld-{LLVM}", "make", "binutils",
-    "libc6-dev", "zlib1g-dev", "libzstd-dev", "libssl-dev", "linux-libc-dev",
-)  # fmt: skip
+    "qemu-system-x86",
+    "busybox-static",
+    f"clang-{LLVM}",
+    f"lld-{LLVM}",
+    "make",
+    "binutils",
+    "libc6-dev",
+    "zlib1g-dev",
+    "libzstd-dev",
+    "libssl-dev",
+    "linux-libc-dev",
+)
 # trixie's libelf.a lacks its own eu_search_tree_* symbols; bookworm's is whole and needs nothing newer.
 _STATIC_LIBELF = ("libelf-dev", "bookworm")
 _LIB = "usr/lib/x86_64-linux-gnu"
 _LLVM_BIN = f"usr/lib/llvm-{LLVM}/bin"
 _PROGRAMS = (
-    "usr/bin/qemu-system-x86_64", "usr/bin/make", f"{_LLVM_BIN}/clang", f"{_LLVM_BIN}/lld",
-    "usr/bin/x86_64-linux-gnu-ar", "usr/bin/x86_64-linux-gnu-strip",
-)  # fmt: skip
+    "usr/bin/qemu-system-x86_64",
+    "usr/bin/make",
+    f"{_LLVM_BIN}/clang",
+    f"{_LLVM_BIN}/lld",
+    "usr/bin/x86_64-linux-gnu-ar",
+    "usr/bin/x86_64-linux-gnu-strip",
+)
 # A library with a RUNPATH of its own is deaf to its program's RPATH, and would take its own libraries from the host.
 _WITH_RUNPATH = (f"{_LIB}/libLLVM.so.{LLVM}.1", f"{_LIB}/libclang-cpp.so.{LLVM}.1")
 _MIB_NEEDED = 1000
@@ -45,7 +58,7 @@ _MIB_NEEDED = 1000
 
 @dataclass(frozen=True)
 class Toolset:
-    """The prefix; every member is a program or folder that exists. `id` names the recipe, `versions` what came of it."""
+    """The prefix; every member is a program that exists. `id` names the recipe, `versions` what came of it."""
 
     root: Path
     id: str
@@ -137,7 +150,9 @@ def _make(staging: Path, final: Path) -> None:
     for program in _PROGRAMS:
         _relocate((root / program).resolve(), final)
     for library in _WITH_RUNPATH:
-        process.run([_patchelf(), "--remove-rpath", (root / library).resolve()], seconds=60, what=f"relocating {library}")
+        process.run(
+            [_patchelf(), "--remove-rpath", (root / library).resolve()], seconds=60, what=f"relocating {library}"
+        )
     (root / "bin-kernloop").mkdir()
     for name, text in _WRAPPERS.items():
         wrapper = root / "bin-kernloop" / name
@@ -157,10 +172,18 @@ _WRAPPERS = {
 def _relocate(program: Path, final: Path) -> None:
     libraries = [final / _LIB, final / f"usr/lib/llvm-{LLVM}/lib", final / _LIB / "pulseaudio"]
     process.run(
-        [_patchelf(), "--set-interpreter", final / _LIB / "ld-linux-x86-64.so.2", "--force-rpath", "--set-rpath",
-         ":".join(str(folder) for folder in libraries), program],
-        seconds=60, what=f"relocating {program.name}",
-    )  # fmt: skip
+        [
+            _patchelf(),
+            "--set-interpreter",
+            final / _LIB / "ld-linux-x86-64.so.2",
+            "--force-rpath",
+            "--set-rpath",
+            ":".join(str(folder) for folder in libraries),
+            program,
+        ],
+        seconds=60,
+        what=f"relocating {program.name}",
+    )
 
 
 def _patchelf() -> Path:

@@ -130,12 +130,17 @@ def _make(release: Release, staging: Path) -> None:
     # From linux-binary the image and config lie beside the modules, from linux-image in /boot.
     boot = unpacked / "boot"
     image, config = (
-        (modules / "vmlinuz", modules / "config") if (modules / "vmlinuz").exists()
+        (modules / "vmlinuz", modules / "config")
+        if (modules / "vmlinuz").exists()
         else (boot / f"vmlinuz-{release.release}", boot / f"config-{release.release}")
-    )  # fmt: skip
+    )
     image.rename(staging / "bzImage")
     kernel.store(
-        staging, ref=f"debian:{release.number}", bzimage=staging / "bzImage", modules=staging / "modules",
-        config=config, source_version=release.packages[0].source_version,
-    )  # fmt: skip
+        staging,
+        ref=f"debian:{release.number}",
+        bzimage=staging / "bzImage",
+        modules=staging / "modules",
+        config=config,
+        source_version=release.packages[0].source_version,
+    )
     shutil.rmtree(unpacked)

@@ -48,8 +48,10 @@ def read(path: Path) -> Image:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read the kernel image {path}: {error.strerror}",
-                         hint="path: takes a bzImage, arch/x86/boot/bzImage in a built tree") from None  # fmt: skip
+        raise UsageError(
+            f"cannot read the kernel image {path}: {error.strerror}",
+            hint="path: takes a bzImage, arch/x86/boot/bzImage in a built tree",
+        ) from None
     if data[0x202:0x206] != _MAGIC:
         what = "an ELF file (a vmlinux?)" if data[:4] == b"\x7fELF" else "no x86 bzImage"
         raise UsageError(f"{path} is {what}", hint="path: takes a bzImage, arch/x86/boot/bzImage in a built tree")
@@ -65,7 +67,7 @@ def read(path: Path) -> Image:
         btf=btf.data() if btf else None,
         ikconfig=_ikconfig(vmlinux),
         vmlinux=vmlinux,
-        has_pvh=bool(notes) and _note(notes.data(), b"Xen\0", _XEN_ELFNOTE_PHYS32_ENTRY) is not None,
+        has_pvh=notes is not None and _note(notes.data(), b"Xen\0", _XEN_ELFNOTE_PHYS32_ENTRY) is not None,
     )
 
 

@@ -18,12 +18,40 @@ __all__ = ["FACTS", "Kernel", "KernelSource", "load", "store"]
 
 # The symbols that decide which parts of kernloop can work with a kernel.
 FACTS = (
-    "SCHED_CLASS_EXT", "DEBUG_INFO_BTF", "BPF_JIT", "CGROUP_SCHED", "EXT_GROUP_SCHED", "KGDB", "KGDB_SERIAL_CONSOLE",
-    "MAGIC_SYSRQ", "MAGIC_SYSRQ_SERIAL", "PSTORE", "PSTORE_RAM", "KEXEC", "CRASH_DUMP", "VMCORE_INFO", "LKDTM", "KASAN",
-    "PROVE_LOCKING", "KUNIT", "FTRACE", "KPROBES", "IKCONFIG", "MODULES", "MODULE_DECOMPRESS", "RANDOMIZE_BASE",
-    "UNWINDER_ORC", "VIRTIO_PCI", "VIRTIO_CONSOLE", "VIRTIO_BLK", "VIRTIO_FS", "OVERLAY_FS", "PVPANIC_PCI",
-    "DETECT_HUNG_TASK", "SOFTLOCKUP_DETECTOR",
-)  # fmt: skip
+    "SCHED_CLASS_EXT",
+    "DEBUG_INFO_BTF",
+    "BPF_JIT",
+    "CGROUP_SCHED",
+    "EXT_GROUP_SCHED",
+    "KGDB",
+    "KGDB_SERIAL_CONSOLE",
+    "MAGIC_SYSRQ",
+    "MAGIC_SYSRQ_SERIAL",
+    "PSTORE",
+    "PSTORE_RAM",
+    "KEXEC",
+    "CRASH_DUMP",
+    "VMCORE_INFO",
+    "LKDTM",
+    "KASAN",
+    "PROVE_LOCKING",
+    "KUNIT",
+    "FTRACE",
+    "KPROBES",
+    "IKCONFIG",
+    "MODULES",
+    "MODULE_DECOMPRESS",
+    "RANDOMIZE_BASE",
+    "UNWINDER_ORC",
+    "VIRTIO_PCI",
+    "VIRTIO_CONSOLE",
+    "VIRTIO_BLK",
+    "VIRTIO_FS",
+    "OVERLAY_FS",
+    "PVPANIC_PCI",
+    "DETECT_HUNG_TASK",
+    "SOFTLOCKUP_DETECTOR",
+)
 
 
 @dataclass(frozen=True)
@@ -39,9 +67,9 @@ class KernelSource:
 class Kernel:
     """A bootable kernel on this machine.
 
-    `image` is the bzImage, `digest` its sha256, `vmlinux` the ELF in it if that can be booted by PVH, which spares the guest
-    the unpacking (1.7 s of the boot under TCG), `modules` the folder that holds `kernel/` and modules.order (None when
-    there are none), `config_text` None when nobody knows it.
+    `image` is the bzImage, `digest` its sha256, `vmlinux` the ELF in it if that can be booted by PVH, which spares the
+    guest the unpacking (1.7 s of the boot under TCG), `modules` the folder that holds `kernel/` and modules.builtin
+    (None when there are none), `config_path` None when nobody knows the config.
     """
 
     ref: str
@@ -98,9 +126,10 @@ class Kernel:
         return re.search(rf"/{re.escape(name).replace('_', '[_-]')}\.ko$", listing.read_text(), re.M) is not None
 
 
-def store(folder: Path, *, ref: str, bzimage: Path, modules: Path | None, config: Path | None,
-          source_version: str | None) -> None:  # fmt: skip
-    """Read `bzimage` once and write what it says to `folder` (kernel.json, btf, config, vmlinux). Paths may lie in `folder`."""
+def store(
+    folder: Path, *, ref: str, bzimage: Path, modules: Path | None, config: Path | None, source_version: str | None
+) -> None:
+    """Read `bzimage` and write what it says to `folder`: kernel.json, btf, config, vmlinux. Paths may lie in it."""
     facts = image.read(bzimage)
     if facts.btf is not None:
         (folder / "btf").write_bytes(facts.btf)
@@ -111,9 +140,15 @@ def store(folder: Path, *, ref: str, bzimage: Path, modules: Path | None, config
     elif facts.ikconfig is not None:
         (folder / "config").write_text(facts.ikconfig)
     about = _Stored(
-        ref, facts.release, facts.banner, facts.build_id, hashlib.sha256(bzimage.read_bytes()).hexdigest(),
-        _inside(bzimage, folder), _inside(modules, folder) if modules else None, source_version,
-    )  # fmt: skip
+        ref,
+        facts.release,
+        facts.banner,
+        facts.build_id,
+        hashlib.sha256(bzimage.read_bytes()).hexdigest(),
+        _inside(bzimage, folder),
+        _inside(modules, folder) if modules else None,
+        source_version,
+    )
     (folder / "kernel.json").write_text(json.dumps(asdict(about), indent=2) + "\n")
 
 
@@ -127,10 +162,18 @@ def load(folder: Path) -> Kernel:
     if not bzimage.exists():
         raise HarnessError(f"the kernel image {bzimage} is gone", hint=f"remove what is left: rm -r {folder}")
     return Kernel(
-        about.ref, about.release, about.banner, about.build_id, about.digest, bzimage,
-        _if_there(folder / "vmlinux"), folder / about.modules if about.modules else None, _if_there(folder / "btf"), _if_there(folder / "config"),
+        about.ref,
+        about.release,
+        about.banner,
+        about.build_id,
+        about.digest,
+        bzimage,
+        _if_there(folder / "vmlinux"),
+        folder / about.modules if about.modules else None,
+        _if_there(folder / "btf"),
+        _if_there(folder / "config"),
         about.source_version,
-    )  # fmt: skip
+    )
 
 
 # What kernel.json holds; `image` and `modules` are relative to the folder, or absolute when they lie outside it.

@@ -54,9 +54,8 @@ def _debian(wanted: str) -> Kernel:
         if isinstance(error, UsageError):
             raise
         fitting = [
-            found for found in debian.cached()
-            if (found.has_sched_ext if wanted == "newest" else _fits(found, wanted))
-        ]  # fmt: skip
+            found for found in debian.cached() if (found.has_sched_ext if wanted == "newest" else _fits(found, wanted))
+        ]
         if not fitting:
             raise
         return fitting[-1]
@@ -85,14 +84,22 @@ def _path(ref: str, image: Path, modules: Path | None) -> Kernel:
     try:
         digest = hashlib.sha256(image.read_bytes()).hexdigest()
     except OSError as error:
-        raise UsageError(f"cannot read the kernel image {image}: {error.strerror}",
-                         hint="path: takes a bzImage, arch/x86/boot/bzImage in a built tree") from None  # fmt: skip
+        raise UsageError(
+            f"cannot read the kernel image {image}: {error.strerror}",
+            hint="path: takes a bzImage, arch/x86/boot/bzImage in a built tree",
+        ) from None
     folder = cache_dir() / "kernels" / f"image-{digest[:16]}"
 
     def make(staging: Path) -> None:
         (staging / "bzImage").write_bytes(image.read_bytes())
-        kernel.store(staging, ref=ref, bzimage=staging / "bzImage", modules=modules, config=_config_beside(image),
-                     source_version=None)  # fmt: skip
+        kernel.store(
+            staging,
+            ref=ref,
+            bzimage=staging / "bzImage",
+            modules=modules,
+            config=_config_beside(image),
+            source_version=None,
+        )
 
     return kernel.load(ensure(folder, make, what=f"reading {image}"))
 
@@ -110,6 +117,7 @@ def _config_beside(image: Path) -> Path | None:
 def _digest(prefix: str) -> Kernel:
     fitting = [found for found in cached() if found.digest.startswith(prefix)]
     if len(fitting) != 1:
-        raise UsageError(f"{len(fitting)} cached kernels have the digest {prefix}...",
-                         hint="kernloop kernel list shows them")  # fmt: skip
+        raise UsageError(
+            f"{len(fitting)} cached kernels have the digest {prefix}...", hint="kernloop kernel list shows them"
+        )
     return fitting[0]

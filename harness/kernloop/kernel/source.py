@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a kernel's source that BPF needs: scx headers, libbpf and bpftool, from the matching linux-source package.
+"""The part of a kernel's source that BPF needs: scx headers, libbpf and bpftool, from its linux-source package.
 
-One object built with newer headers loads on older kernels (CO-RE and scx's compat.bpf.h), never the other way round: for a
-kernel whose own source Debian no longer carries, the nearest newer one is taken.
+One object built with newer headers loads on older kernels (CO-RE and scx's compat.bpf.h), never the other way round:
+for a kernel whose own source Debian no longer carries, the nearest newer one is taken.
 """
 
 from __future__ import annotations
@@ -23,9 +23,19 @@ from kernloop.kernel.kernel import Kernel, KernelSource
 __all__ = ["BpfKit", "candidate", "kit"]
 
 _KEPT = (
-    "Makefile", "scripts/bpf_doc.py", "kernel/bpf/disasm.c", "kernel/bpf/disasm.h", "kernel/sched/ext*", "tools/lib",
-    "tools/bpf", "tools/include", "tools/scripts", "tools/build", "tools/arch/x86/include", "tools/sched_ext",
-)  # fmt: skip
+    "Makefile",
+    "scripts/bpf_doc.py",
+    "kernel/bpf/disasm.c",
+    "kernel/bpf/disasm.h",
+    "kernel/sched/ext*",
+    "tools/lib",
+    "tools/bpf",
+    "tools/include",
+    "tools/scripts",
+    "tools/build",
+    "tools/arch/x86/include",
+    "tools/sched_ext",
+)
 _MIB_NEEDED = 450
 
 
@@ -45,9 +55,13 @@ class BpfKit:
         """In the order of tools/sched_ext/Makefile."""
         tools = self.tree / "tools"
         return [
-            tools / "sched_ext/include", tools / "sched_ext/include/bpf-compat", tools / "include/uapi",
-            tools / "include", self.libbpf_include, self.vmlinux_include,
-        ]  # fmt: skip
+            tools / "sched_ext/include",
+            tools / "sched_ext/include/bpf-compat",
+            tools / "include/uapi",
+            tools / "include",
+            self.libbpf_include,
+            self.vmlinux_include,
+        ]
 
 
 def candidate(kernel: Kernel) -> KernelSource | None:
@@ -66,8 +80,10 @@ def kit(kernel: Kernel) -> BpfKit:
     Raises SubjectError when the kernel has no BTF, HarnessError when its source cannot be had.
     """
     if kernel.btf is None:
-        raise SubjectError(f"{kernel.ref} has no BTF, so BPF programs cannot be built for it",
-                           hint="build it with CONFIG_DEBUG_INFO_BTF=y")  # fmt: skip
+        raise SubjectError(
+            f"{kernel.ref} has no BTF, so BPF programs cannot be built for it",
+            hint="build it with CONFIG_DEBUG_INFO_BTF=y",
+        )
     source = candidate(kernel)
     if source is None:
         raise HarnessError(f"no kernel source for {kernel.release} is to be had", hint="./kernloop doctor checks apt")
@@ -108,10 +124,21 @@ def _tree(source: KernelSource) -> Path:
         # GNU tar alone cannot read xz; the host's xz uses all CPUs, busybox needs nothing of the host.
         unpack = "xz -T0" if shutil.which("xz") else f"{toolset.get().busybox} xz"
         process.run(
-            ["tar", "-x", "-f", tarball, "-C", staging, "--strip-components=1", f"--use-compress-program={unpack}",
-             "--wildcards", *(f"{top}/{part}" for part in _KEPT)],
-            seconds=600, what=f"unpacking {tarball.name}",
-        )  # fmt: skip
+            [
+                "tar",
+                "-x",
+                "-f",
+                tarball,
+                "-C",
+                staging,
+                "--strip-components=1",
+                f"--use-compress-program={unpack}",
+                "--wildcards",
+                *(f"{top}/{part}" for part in _KEPT),
+            ],
+            seconds=600,
+            what=f"unpacking {tarball.name}",
+        )
         shutil.rmtree(staging / "deb")
 
     return ensure(path, make, what=f"fetching {source.package}")
@@ -123,22 +150,49 @@ def _built(source: KernelSource, tree: Path) -> Path:
 
     def make(staging: Path) -> None:
         common = [
-            f"CC={tools.cc}", f"HOSTCC={tools.cc}", f"AR={tools.ar}", f"HOSTAR={tools.ar}", f"LD={tools.ld}",
-            f"HOSTLD={tools.ld}", f"CLANG={tools.clang}", "EXTRA_LDFLAGS=-static",
-        ]  # fmt: skip
+            f"CC={tools.cc}",
+            f"HOSTCC={tools.cc}",
+            f"AR={tools.ar}",
+            f"HOSTAR={tools.ar}",
+            f"LD={tools.ld}",
+            f"HOSTLD={tools.ld}",
+            f"CLANG={tools.clang}",
+            "EXTRA_LDFLAGS=-static",
+        ]
         objects = {name: staging / "work" / name for name in ("libbpf", "bpftool")}
         for folder in objects.values():
             folder.mkdir(parents=True)
         process.run(
-            [tools.make, "-s", "-j4", "-C", tree / "tools/lib/bpf", f"OUTPUT={objects['libbpf']}/",
-             f"DESTDIR={staging}", "prefix=", *common, "install_headers", f"{objects['libbpf']}/libbpf.a"],
-            seconds=600, what="building libbpf",
-        )  # fmt: skip
+            [
+                tools.make,
+                "-s",
+                "-j4",
+                "-C",
+                tree / "tools/lib/bpf",
+                f"OUTPUT={objects['libbpf']}/",
+                f"DESTDIR={staging}",
+                "prefix=",
+                *common,
+                "install_headers",
+                f"{objects['libbpf']}/libbpf.a",
+            ],
+            seconds=600,
+            what="building libbpf",
+        )
         process.run(
-            [tools.make, "-s", "-j4", "-C", tree / "tools/bpf/bpftool", f"OUTPUT={objects['bpftool']}/", *common,
-             "bootstrap"],
-            seconds=600, what="building bpftool",
-        )  # fmt: skip
+            [
+                tools.make,
+                "-s",
+                "-j4",
+                "-C",
+                tree / "tools/bpf/bpftool",
+                f"OUTPUT={objects['bpftool']}/",
+                *common,
+                "bootstrap",
+            ],
+            seconds=600,
+            what="building bpftool",
+        )
         (objects["libbpf"] / "libbpf.a").rename(staging / "libbpf.a")
         (objects["bpftool"] / "bootstrap/bpftool").rename(staging / "bpftool")
         shutil.rmtree(staging / "work")
@@ -147,12 +201,13 @@ def _built(source: KernelSource, tree: Path) -> Path:
 
 
 def _vmlinux_h(kernel: Kernel, bpftool: Path) -> Path:
-    assert kernel.btf is not None
-    digest = hashlib.sha256(kernel.btf.read_bytes()).hexdigest()[:16]
+    btf = kernel.btf
+    assert btf is not None
+    digest = hashlib.sha256(btf.read_bytes()).hexdigest()[:16]
 
     def make(staging: Path) -> None:
         header = process.run(
-            [bpftool, "btf", "dump", "file", kernel.btf, "format", "c"], seconds=60, what="making vmlinux.h"
+            [bpftool, "btf", "dump", "file", btf, "format", "c"], seconds=60, what="making vmlinux.h"
         ).stdout
         (staging / "vmlinux.h").write_text(header)
 

@@ -21,9 +21,19 @@ __all__ = ["Compiled", "compile_scheduler", "examples", "own_loader", "take_obje
 
 # tools/sched_ext/Makefile of 7.3 has these, but for the paths.
 _FLAGS = (
-    "-g", "-O2", "-target", "bpf", "-mcpu=v3", "-mlittle-endian", "-D__TARGET_ARCH_x86", "-fms-extensions", "-Wall",
-    "-Wno-compare-distinct-pointer-types", "-Wno-microsoft-anon-tag", "-fno-color-diagnostics",
-)  # fmt: skip
+    "-g",
+    "-O2",
+    "-target",
+    "bpf",
+    "-mcpu=v3",
+    "-mlittle-endian",
+    "-D__TARGET_ARCH_x86",
+    "-fms-extensions",
+    "-Wall",
+    "-Wno-compare-distinct-pointer-types",
+    "-Wno-microsoft-anon-tag",
+    "-fno-color-diagnostics",
+)
 
 
 @dataclass(frozen=True)
@@ -40,19 +50,37 @@ def compile_scheduler(source: Path, kit: BpfKit, out: Path) -> Compiled:
     _must_be_text(source)
     tools = toolset.get()
     # The name of a file in the object is what its user knows it by, wherever the folders are.
-    maps = [f"-ffile-prefix-map={kit.tree}=linux", f"-ffile-prefix-map={kit.vmlinux_include}=vmlinux",
-            f"-ffile-prefix-map={kit.libbpf_include}=libbpf"]  # fmt: skip
+    maps = [
+        f"-ffile-prefix-map={kit.tree}=linux",
+        f"-ffile-prefix-map={kit.vmlinux_include}=vmlinux",
+        f"-ffile-prefix-map={kit.libbpf_include}=libbpf",
+    ]
     done = process.run(
-        [tools.clang, *_FLAGS, *(f"-I{folder}" for folder in kit.includes), "-I.", "-fdebug-compilation-dir=.", *maps,
-         "-c", source.name, "-o", out],
-        seconds=120, what=f"compiling {source.name}", cwd=source.resolve().parent, check=False,
-    )  # fmt: skip
+        [
+            tools.clang,
+            *_FLAGS,
+            *(f"-I{folder}" for folder in kit.includes),
+            "-I.",
+            "-fdebug-compilation-dir=.",
+            *maps,
+            "-c",
+            source.name,
+            "-o",
+            out,
+        ],
+        seconds=120,
+        what=f"compiling {source.name}",
+        cwd=source.resolve().parent,
+        check=False,
+    )
     diagnostics = parse_diagnostics(done.stderr)
     if done.status == 0:
         return Compiled(out, diagnostics, done.stderr)
     if not any(found.severity in ("error", "fatal error") for found in diagnostics):
-        raise HarnessError(f"clang failed (exit {done.status}): {done.stderr.strip()[-300:]}",
-                           hint="is the disk full? kernloop doctor checks the tools")  # fmt: skip
+        raise HarnessError(
+            f"clang failed (exit {done.status}): {done.stderr.strip()[-300:]}",
+            hint="is the disk full? kernloop doctor checks the tools",
+        )
     return Compiled(None, diagnostics, done.stderr)
 
 
@@ -66,8 +94,10 @@ def take_object(path: Path) -> Path:
     except ELFError:
         raise UsageError(f"{path} is no ELF object", hint="give the .bpf.c, or the .bpf.o that clang made") from None
     if machine != "EM_BPF":
-        raise UsageError(f"{path} is an ELF file for {machine.removeprefix('EM_')}, not BPF",
-                         hint="a scheduler with its own loader: kernloop verify --loader BINARY -- ARGS")  # fmt: skip
+        raise UsageError(
+            f"{path} is an ELF file for {machine.removeprefix('EM_')}, not BPF",
+            hint="a scheduler with its own loader: kernloop verify --loader BINARY -- ARGS",
+        )
     return path
 
 
@@ -94,10 +124,25 @@ def own_loader(name: str, kit: BpfKit, folder: Path) -> Path:
     (folder / f"{name}.bpf.skel.h").write_text(skeleton)
     program = folder / name
     process.run(
-        [tools.cc, "-O2", "-static", "-pthread", "-w", f"-I{folder}", *(f"-I{path}" for path in kit.includes[:-1]),
-         sources / f"{name}.c", kit.libbpf, "-lelf", "-lz", "-lzstd", "-o", program],
-        seconds=300, what=f"building {name}",
-    )  # fmt: skip
+        [
+            tools.cc,
+            "-O2",
+            "-static",
+            "-pthread",
+            "-w",
+            f"-I{folder}",
+            *(f"-I{path}" for path in kit.includes[:-1]),
+            sources / f"{name}.c",
+            kit.libbpf,
+            "-lelf",
+            "-lz",
+            "-lzstd",
+            "-o",
+            program,
+        ],
+        seconds=300,
+        what=f"building {name}",
+    )
     return program
 
 
@@ -107,10 +152,13 @@ def _must_be_text(source: Path) -> None:
     except IsADirectoryError:
         raise UsageError(f"{source} is a folder", hint="give the scheduler's .bpf.c or .bpf.o") from None
     except OSError as error:
-        raise UsageError(f"cannot read {source}: {error.strerror}",
-                         hint="examples/schedulers has some to start from") from None  # fmt: skip
+        raise UsageError(
+            f"cannot read {source}: {error.strerror}", hint="examples/schedulers has some to start from"
+        ) from None
     if b"\0" in head:
         raise UsageError(f"{source} is no C source: it has NUL bytes in it", hint="give a .bpf.c or a .bpf.o")
     if b"SEC(" not in head and b"SCX_OPS_DEFINE" not in head and not source.name.endswith(".bpf.c"):
-        raise UsageError(f"{source} is no BPF program in C: it names no SEC() and no SCX_OPS_DEFINE()",
-                         hint="examples/schedulers/fifo.bpf.c shows the smallest one")  # fmt: skip
+        raise UsageError(
+            f"{source} is no BPF program in C: it names no SEC() and no SCX_OPS_DEFINE()",
+            hint="examples/schedulers/fifo.bpf.c shows the smallest one",
+        )

@@ -19,7 +19,7 @@ __all__ = ["Gate", "SuiteReader", "TestResult"]
 
 @dataclass(frozen=True)
 class TestResult:
-    """One test of the suite: `figure` was measured, `limit` is its threshold, both in `unit`; `seconds` in the guest."""
+    """One test: `figure` was measured, `limit` is its threshold, both in `unit`; `seconds` are the guest's."""
 
     name: str
     ok: bool
@@ -126,14 +126,25 @@ class SuiteReader:
                 self.unusable = str(event.get("why", ""))
             case "exit":
                 self._exits.append(
-                    make_exit(int(event["kind"]), int(event["code"]), str(event["reason"]), str(event["msg"]),
-                              str(event.get("dump", "")))
-                )  # fmt: skip
+                    make_exit(
+                        int(event["kind"]),
+                        int(event["code"]),
+                        str(event["reason"]),
+                        str(event["msg"]),
+                        str(event.get("dump", "")),
+                    )
+                )
 
 
 def _test(event: dict[str, Any]) -> TestResult:
     detail = tuple((str(key), float(value)) for key, value in event.get("detail", {}).items())
     return TestResult(
-        str(event["name"]), bool(event["ok"]), float(event.get("figure", 0)), float(event.get("limit", 0)),
-        str(event.get("unit", "")), float(event.get("seconds", 0)), str(event.get("why", "")), detail,
-    )  # fmt: skip
+        str(event["name"]),
+        bool(event["ok"]),
+        float(event.get("figure", 0)),
+        float(event.get("limit", 0)),
+        str(event.get("unit", "")),
+        float(event.get("seconds", 0)),
+        str(event.get("why", "")),
+        detail,
+    )

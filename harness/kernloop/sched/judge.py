@@ -46,10 +46,13 @@ def build_failed(source: Path, kernel: Kernel, run: Run, built: Compiled) -> Jud
     first = next(found for found in built.diagnostics if found.severity in ("error", "fatal error"))
     where = ":".join(str(part) for part in (first.file, first.line, first.column) if part is not None)
     outcome = Outcome(
-        Verdict.BUILD_FAILED, f"{where}: {first.message}", kernel=kernel_seen(kernel, None),
-        next=f"correct {source}, line {first.line}", times={"total": round(run.elapsed, 3)},
+        Verdict.BUILD_FAILED,
+        f"{where}: {first.message}",
+        kernel=kernel_seen(kernel, None),
+        next=f"correct {source}, line {first.line}",
+        times={"total": round(run.elapsed, 3)},
         evidence=(Evidence("compiler.txt", "all that clang said"),),
-    )  # fmt: skip
+    )
     return Judgement(outcome, diagnostics=built.diagnostics)
 
 
@@ -64,31 +67,45 @@ def judge(
         (run.path / "dump.txt").write_text(ended.dump + "\n")
     base = Judgement(
         Outcome(
-            Verdict.UNKNOWN, "", kernel=kernel_seen(kernel, watched), evidence=_evidence(run),
+            Verdict.UNKNOWN,
+            "",
+            kernel=kernel_seen(kernel, watched),
+            evidence=_evidence(run),
             times={"build": round(build_seconds, 3), **watched.times, "total": round(run.elapsed, 3)},
             console_sha256=watched.console_sha256,
         ),
-        tests=tuple(seen.tests), gates=tuple(seen.gates), scheduler=seen.ops, during=seen.running,
+        tests=tuple(seen.tests),
+        gates=tuple(seen.gates),
+        scheduler=seen.ops,
+        during=seen.running,
         counters=tuple(sorted(seen.counters.items())),
-    )  # fmt: skip
+    )
     machine = judge_machine(kernel, run, watched, deadline=deadline)
     if machine is not None and machine.verdict in (Verdict.PANIC, Verdict.OOPS):
         return replace(base, outcome=_merge(base.outcome, machine), exit=ended)
     if ended is not None and ended.is_error:
         return _ejected(base, run, ended, seen)
-    if seen.load_errno is not None or (not seen.enabled and (found := parse_rejection("\n".join(seen.stderr)))):
+    if seen.load_errno is not None or (not seen.enabled and parse_rejection("\n".join(seen.stderr))):
         return _rejected(base, run, seen)
     if machine is not None:
         return replace(base, outcome=_merge(base.outcome, machine), exit=ended)
     if seen.attach_errno is not None:
         code = seen.attach_errno
-        return _say(base, Verdict.REJECTED, f"the kernel refused to attach it: {os.strerror(code)} "
-                    f"({errno.errorcode.get(code, code)})", f"see {run.path}/loader.txt and console.log")  # fmt: skip
+        return _say(
+            base,
+            Verdict.REJECTED,
+            f"the kernel refused to attach it: {os.strerror(code)} ({errno.errorcode.get(code, code)})",
+            f"see {run.path}/loader.txt and console.log",
+        )
     if seen.unusable:
         return _say(base, Verdict.REJECTED, seen.unusable, "is it a sched_ext scheduler with SCX_OPS_DEFINE()?")
     if not seen.enabled:
-        return _say(base, Verdict.REJECTED, seen.not_enabled or "the scheduler was never enabled",
-                    f"its loader's own words are in {run.path}/loader.txt")  # fmt: skip
+        return _say(
+            base,
+            Verdict.REJECTED,
+            seen.not_enabled or "the scheduler was never enabled",
+            f"its loader's own words are in {run.path}/loader.txt",
+        )
     return _tested(base, run, watched, seen, ended)
 
 
@@ -99,16 +116,25 @@ def _tested(base: Judgement, run: Run, watched: Watched, seen: SuiteReader, ende
         worst = bad[0]
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         return _say(
-            replace(base, exit=ended), Verdict.TEST_FAILED,
+            replace(base, exit=ended),
+            Verdict.TEST_FAILED,
             f"{worst.name}: {worst.why or 'failed'}: {worst.figure:g} {worst.unit}, limit {worst.limit:g}{more}",
             f"kernloop runs show {run.id}",
-        )  # fmt: skip
+        )
     if gates:
-        return _say(replace(base, exit=ended), Verdict.TEST_FAILED, f"after {gates[0].after}: {gates[0].why}",
-                    f"kernloop runs show {run.id} --console")  # fmt: skip
+        return _say(
+            replace(base, exit=ended),
+            Verdict.TEST_FAILED,
+            f"after {gates[0].after}: {gates[0].why}",
+            f"kernloop runs show {run.id} --console",
+        )
     if seen.done is None:
-        return _say(base, Verdict.INFRA, f"the test controller ended in the middle (status {watched.status})",
-                    f"see {run.path}/stderr")  # fmt: skip
+        return _say(
+            base,
+            Verdict.INFRA,
+            f"the test controller ended in the middle (status {watched.status})",
+            f"see {run.path}/stderr",
+        )
     if not seen.done:
         return _say(replace(base, exit=ended), Verdict.TEST_FAILED, "the suite did not pass", f"see {run.path}")
     left_out = [name for name in seen.planned if name not in {test.name for test in seen.tests}]
@@ -125,10 +151,18 @@ def _ejected(base: Judgement, run: Run, ended: ScxExit, seen: SuiteReader) -> Ju
     step = known.cure if known and known.cure else f"kernloop runs show {run.id}; the dump is in {run.path}/dump.txt"
     text = f"{ended.reason}: {ended.message}" if ended.message else ended.reason
     return _say(
-        replace(base, exit=ended, known=known, guilty=guilty, during=during,
-                placement=explain_placement(guilty) if guilty else ""),
-        Verdict.EJECTED, text, step,
-    )  # fmt: skip
+        replace(
+            base,
+            exit=ended,
+            known=known,
+            guilty=guilty,
+            during=during,
+            placement=explain_placement(guilty) if guilty else "",
+        ),
+        Verdict.EJECTED,
+        text,
+        step,
+    )
 
 
 def _rejected(base: Judgement, run: Run, seen: SuiteReader) -> Judgement:
@@ -139,9 +173,11 @@ def _rejected(base: Judgement, run: Run, seen: SuiteReader) -> Judgement:
     place = f"{rejection.source_file}:{rejection.source_line}: " if rejection.source_file else ""
     inside = f" (in {rejection.program})" if rejection.program else ""
     return _say(
-        replace(base, rejection=rejection), Verdict.REJECTED, f"{place}{rejection.cause}{inside}",
+        replace(base, rejection=rejection),
+        Verdict.REJECTED,
+        f"{place}{rejection.cause}{inside}",
         rejection.hint or f"the whole log is in {run.path}/loader.txt",
-    )  # fmt: skip
+    )
 
 
 # The scheduler's own record of its end; where it keeps none, the kernel log's.
@@ -168,12 +204,17 @@ def _merge(ours: Outcome, machine: Outcome) -> Outcome:
 
 def _evidence(run: Run) -> tuple[Evidence, ...]:
     known = {
-        "console.log": "the guest's serial console", "events.jsonl": "what the test suite said, as it happened",
-        "loader.txt": "the loader's own words: libbpf, the verifier's log", "dump.txt": "sched_ext's debug dump",
-        "stderr": "the suite's standard error", "timeline.jsonl": "what was done when", "argv": "QEMU's command line",
+        "console.log": "the guest's serial console",
+        "events.jsonl": "what the test suite said, as it happened",
+        "loader.txt": "the loader's own words: libbpf, the verifier's log",
+        "dump.txt": "sched_ext's debug dump",
+        "stderr": "the suite's standard error",
+        "timeline.jsonl": "what was done when",
+        "argv": "QEMU's command line",
         "registers.txt": "the vCPUs' registers when the deadline had passed",
-    }  # fmt: skip
+    }
     return tuple(
-        Evidence(name, what) for name, what in known.items()
+        Evidence(name, what)
+        for name, what in known.items()
         if (run.path / name).exists() and (run.path / name).stat().st_size
-    )  # fmt: skip
+    )

@@ -17,13 +17,15 @@ _LOADER = ("scxload.c", "btfwalk.c", "json.c")
 def loader(kit: BpfKit) -> Path:
     """scxload: loads any struct_ops scheduler object."""
     return guest_programs.build(
-        "scxload", [_GUEST / name for name in _LOADER],
+        "scxload",
+        [_GUEST / name for name in _LOADER],
         flags=[f"-I{kit.libbpf_include}", f"-I{kit.tree}/tools/include/uapi"],
         libraries=[str(kit.libbpf), "-lelf", "-lz", "-lzstd"],
-    )  # fmt: skip
+    )
 
 
 def suite() -> Path:
     """scxsuite: starts a loader and puts its scheduler to the test."""
-    return guest_programs.build("scxsuite", sorted(set(_GUEST.glob("*.c")) - {_GUEST / "scxload.c", _GUEST / "btfwalk.c"}),
-                                flags=["-pthread"])  # fmt: skip
+    return guest_programs.build(
+        "scxsuite", sorted(set(_GUEST.glob("*.c")) - {_GUEST / "scxload.c", _GUEST / "btfwalk.c"}), flags=["-pthread"]
+    )

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kernloop.errors import SubjectError, UsageError
 from kernloop.host import toolset
@@ -66,8 +66,10 @@ def execute(
     tools = toolset.get()
     kernel = refs.resolve(request.kernel)
     if kernel.has_sched_ext is False:
-        raise SubjectError(f"{kernel.ref} ({kernel.release}) is built without SCHED_CLASS_EXT",
-                           hint="kernloop kernel list shows which have it; debian:newest does")  # fmt: skip
+        raise SubjectError(
+            f"{kernel.ref} ({kernel.release}) is built without SCHED_CLASS_EXT",
+            hint="kernloop kernel list shows which have it; debian:newest does",
+        )
     say(f"preparing headers and libbpf for {kernel.release}")
     kit = source.kit(kernel)
     say("compiling")
@@ -78,25 +80,30 @@ def execute(
     tests = ["--tests", ",".join(request.tests)] if request.tests else []
     job = run_request([f"{_GUEST}/scxsuite", *tests, "--", *words], cwd="/root", env=_ENV)
     files = [*files, Payload(programs.suite(), f"{_GUEST}/scxsuite")]
-    archive = run.path / "initramfs"
-    archive.write_bytes(
-        initramfs.base(kernel) + initramfs.payload(files, extra=[cpio.regular("kl/job", job)])
-    )
+    packed = initramfs.base(kernel) + initramfs.payload(files, extra=[cpio.regular("kl/job", job)])
     built = run.elapsed - began
     say(f"booting {kernel.release} in virtual time")
     reader = SuiteReader(on_event)
     machine = MachineSpec(request.cpus, request.memory, virtual_time=VirtualTime(seed=request.seed))
-    with (run.path / "events.jsonl").open("wb") as events, (run.path / "stderr").open("wb") as errors:
+    with (
+        run.scratch("initramfs") as archive,
+        (run.path / "events.jsonl").open("wb") as events,
+        (run.path / "stderr").open("wb") as errors,
+    ):
+        archive.write_bytes(packed)
 
         def stdout(data: bytes) -> None:
-            events.write(data)
-            events.flush()
+            _write(events, data)
             reader.feed(data)
 
-        command = Command((), request.timeout, stdout, errors.write)
+        command = Command((), request.timeout, stdout, lambda data: _write(errors, data))
         watched = asyncio.run(watch(tools.qemu, machine, kernel, archive, run, command))
-    archive.unlink(missing_ok=True)
     return judge.judge(kernel, run, watched, reader, deadline=request.timeout, build_seconds=built)
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+    file.flush()
 
 
 # What cannot be right is said before anything is fetched.
@@ -105,11 +112,15 @@ def _check(request: Request) -> None:
     if unknown:
         raise UsageError(f"there is no test called {unknown[0]!r}", hint="there are: " + " ".join(TESTS))
     if (request.subject is None) == (request.loader is None):
-        raise UsageError("give either a scheduler (.bpf.c, .bpf.o) or --loader BINARY",
-                         hint="kernloop verify examples/schedulers/fifo.bpf.c")  # fmt: skip
+        raise UsageError(
+            "give either a scheduler (.bpf.c, .bpf.o) or --loader BINARY",
+            hint="kernloop verify examples/schedulers/fifo.bpf.c",
+        )
     if request.args and request.loader is None:
-        raise UsageError(f"{shlex.join(request.args)}: only a scheduler's own loader takes arguments",
-                         hint="kernloop verify --loader BINARY -- ARGS")  # fmt: skip
+        raise UsageError(
+            f"{shlex.join(request.args)}: only a scheduler's own loader takes arguments",
+            hint="kernloop verify --loader BINARY -- ARGS",
+        )
     path = request.subject or (None if _of_kernel(request) else Path(request.loader or ""))
     if path is None:
         return
@@ -124,9 +135,7 @@ def _of_kernel(request: Request) -> bool:
 
 
 # The loader's words in the guest and the files it takes; a Judgement when the build failed.
-def _loader(
-    request: Request, kernel: Kernel, kit: BpfKit, run: Run
-) -> tuple[list[str] | Judgement, list[Payload]]:
+def _loader(request: Request, kernel: Kernel, kit: BpfKit, run: Run) -> tuple[list[str] | Judgement, list[Payload]]:
     if request.loader is not None:
         if _of_kernel(request):
             program = compiling.own_loader(request.loader.removeprefix(_KERNELS_OWN), kit, run.path)

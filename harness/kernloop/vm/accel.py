@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether KVM really runs guests here: proved by booting one, remembered until the host or QEMU changes.
 
-/dev/kvm can exist, open and create a VM and still not run an ordinary guest: QEMU then dies of an emulation failure before
-the first console line, or nothing ever happens.
+/dev/kvm can exist, open and create a VM and still not run an ordinary guest: QEMU then dies before the first console
+line, or nothing ever happens.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from kernloop.host import owned, toolset
 from kernloop.host.paths import cache_dir
@@ -67,7 +68,8 @@ async def _try_kvm(kernel: Kernel) -> Accelerator:
         image.write_bytes(initramfs.base(kernel))
         spec = MachineSpec(cpus=1, accelerator="kvm")
         async with boot(toolset.get().qemu, spec, kernel.bootable, image, Path(name), lines.append) as machine:
-            await asyncio.wait({machine.hello, machine.ended}, timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            signs: set[asyncio.Future[Any]] = {machine.hello, machine.ended}
+            await asyncio.wait(signs, timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if machine.hello.done():
                 return Accelerator("kvm", "booted a guest")
             if machine.ended.done():

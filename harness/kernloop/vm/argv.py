@@ -8,9 +8,8 @@ from pathlib import Path
 
 __all__ = ["Channels", "MachineSpec", "VirtualTime", "qemu_argv"]
 
-# A panic is left on the screen for the debugger (panic=0 waits for ever; QEMU pauses on pvpanic's event). Stalls of RCU are
-# printed. sysrq is let through. nokaslr keeps addresses equal over runs; crypto self-tests and DAMON's statistics would only
-# take CPU time from the boot.
+# A panic waits for the debugger (panic=0 is for ever; QEMU pauses on pvpanic's event). SysRq is let through. nokaslr
+# keeps addresses equal over runs; crypto self-tests and DAMON's statistics would only take CPU time from the boot.
 _COMMAND_LINE = (
     "console=ttyS0 panic=0 nokaslr sysrq_always_enabled cryptomgr.notests damon_stat.enabled=0 "
     "unknown_nmi_panic=1 rdinit=/init"
@@ -49,34 +48,65 @@ class Channels:
 def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, initramfs: Path, channels: Channels) -> list[str]:
     """The argv. Sockets are inherited, so nothing in the file system names them and nothing is left when QEMU dies."""
     return [
-        str(qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-machine", "q35", *_timing(spec), "-smp", str(spec.cpus), "-m", f"{spec.memory}M",
-        "-kernel", str(kernel), "-initrd", str(initramfs), "-append", " ".join((_COMMAND_LINE, *spec.append)),
-        "-action", "panic=pause",
-        "-device", "pvpanic-pci",
-        "-device", "vmcoreinfo",
+        str(qemu),
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-machine",
+        "q35",
+        *_timing(spec),
+        "-smp",
+        str(spec.cpus),
+        "-m",
+        f"{spec.memory}M",
+        "-kernel",
+        str(kernel),
+        "-initrd",
+        str(initramfs),
+        "-append",
+        " ".join((_COMMAND_LINE, *spec.append)),
+        "-action",
+        "panic=pause",
+        "-device",
+        "pvpanic-pci",
+        "-device",
+        "vmcoreinfo",
         # QEMU's file chardev loses what comes while it is full; logfile is written in step with the socket.
-        "-chardev", f"socket,id=console,fd={channels.console_fd},logfile={_escape(channels.console_log)}",
-        "-serial", "chardev:console",
-        "-chardev", f"socket,id=agent,fd={channels.agent_fd}",
+        "-chardev",
+        f"socket,id=console,fd={channels.console_fd},logfile={_escape(channels.console_log)}",
+        "-serial",
+        "chardev:console",
+        "-chardev",
+        f"socket,id=agent,fd={channels.agent_fd}",
         # ioeventfd would hand the guest's kicks to another thread: in virtual time that makes their timing random.
-        "-device", "virtio-serial-pci,ioeventfd=off",
-        "-device", "virtserialport,chardev=agent,name=kernloop",
-        "-chardev", f"socket,id=qmp,fd={channels.qmp_fd}",
-        "-mon", "chardev=qmp,mode=control",
-    ]  # fmt: skip
+        "-device",
+        "virtio-serial-pci,ioeventfd=off",
+        "-device",
+        "virtserialport,chardev=agent,name=kernloop",
+        "-chardev",
+        f"socket,id=qmp,fd={channels.qmp_fd}",
+        "-mon",
+        "chardev=qmp,mode=control",
+    ]
 
 
 # Multi-threaded TCG corrupts static keys in every QEMU up to 11.1 (Oops: int3), hence thread=single.
 def _timing(spec: MachineSpec) -> list[str]:
     if spec.virtual_time is not None:
         return [
-            "-accel", "tcg,thread=single",
-            "-cpu", "max,-rdrand,-rdseed",
-            "-icount", f"shift={spec.virtual_time.shift},sleep=off,align=off",
-            "-rtc", "base=2020-01-01,clock=vm",
-            "-seed", str(spec.virtual_time.seed),
-        ]  # fmt: skip
+            "-accel",
+            "tcg,thread=single",
+            "-cpu",
+            "max,-rdrand,-rdseed",
+            "-icount",
+            f"shift={spec.virtual_time.shift},sleep=off,align=off",
+            "-rtc",
+            "base=2020-01-01,clock=vm",
+            "-seed",
+            str(spec.virtual_time.seed),
+        ]
     if spec.accelerator == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
     return ["-accel", "tcg,thread=single", "-cpu", "max"]

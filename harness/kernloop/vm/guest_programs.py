@@ -37,10 +37,22 @@ def build(name: str, sources: Sequence[Path], *, flags: Sequence[str] = (), libr
 
     def make(staging: Path) -> None:
         process.run(
-            [tools.cc, "-std=gnu11", "-O2", "-static", "-Wall", "-Wextra", *flags, *sources, *libraries, "-o",
-             staging / name],
-            seconds=300, what=f"compiling {name}",
-        )  # fmt: skip
+            [
+                tools.cc,
+                "-std=gnu11",
+                "-O2",
+                "-static",
+                "-Wall",
+                "-Wextra",
+                *flags,
+                *sources,
+                *libraries,
+                "-o",
+                staging / name,
+            ],
+            seconds=300,
+            what=f"compiling {name}",
+        )
         process.run([tools.strip, staging / name], seconds=60, what=f"stripping {name}")
 
     return ensure(folder, make, what=f"compiling {name}") / name

@@ -17,8 +17,16 @@ from kernloop.vm import cpio, guest_programs
 __all__ = ["Payload", "base", "payload"]
 
 # In the order of loading. virtio_console is what everything else talks through; pvpanic reports a panic to QEMU.
-_MODULES = ("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_console",
-            "pvpanic", "pvpanic_pci")  # fmt: skip
+_MODULES = (
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_console",
+    "pvpanic",
+    "pvpanic_pci",
+)
 _FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "etc", "mnt", "var/run", "lib/modules")
 
 

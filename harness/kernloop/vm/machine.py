@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from qemu.qmp import EventListener, QMPClient, QMPError
 
@@ -45,7 +45,7 @@ class Ended:
 
 
 class Job:
-    """A command in the guest. `done` gives its exit code, or minus the signal; HarnessError-free: a str says why not."""
+    """A command in the guest. `done` gives its exit code, minus the signal, or in words why it did not start."""
 
     def __init__(self, on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None]) -> None:
         self.on_stdout = on_stdout
@@ -55,12 +55,13 @@ class Job:
 
 class Machine:
     """Made by `boot`. `hello` is done when the guest's init is up, `panicked` when QEMU saw the guest panic,
-    `ended` when QEMU is gone; `on_console` gets every console line without its end."""
+    `ended` when QEMU is gone, `broken` when what the guest says can no longer be taken (full disk, closed stdout)."""
 
     def __init__(self, qemu: subprocess.Popen[bytes], agent: socket.socket, stderr_path: Path) -> None:
         loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[Hello] = loop.create_future()
         self.ended: asyncio.Future[Ended] = loop.create_future()
+        self.broken: asyncio.Future[BaseException] = loop.create_future()
         self.panicked = asyncio.Event()
         self.packed_job: Job | None = None
         self.shutdown_reason: str | None = None
@@ -136,8 +137,21 @@ class Machine:
     async def read_agent(self) -> None:
         decoder = Decoder()
         while data := await _receive(self._agent):
-            for frame in decoder.feed(data):
+            try:
+                frames = list(decoder.feed(data))
+            except ValueError as error:
+                raise HarnessError(
+                    f"the guest's agent sends nonsense: {error}",
+                    hint="does a command of the guest write to /dev/vport*?",
+                ) from None
+            for frame in frames:
                 self._on_frame(frame)
+
+    def watch_reader(self, reader: asyncio.Task[None]) -> None:
+        """Resolve `broken` when `reader` fails: nobody would hear of the command's end otherwise."""
+        error = None if reader.cancelled() else reader.exception()
+        if error is not None and not self.broken.done():
+            self.broken.set_result(error)
 
     async def connect_qmp(self, end: socket.socket) -> None:
         client = QMPClient("kernloop")
@@ -187,7 +201,7 @@ class Machine:
             if event["event"] == "GUEST_PANICKED":
                 self.panicked.set()
             elif event["event"] == "SHUTDOWN":
-                self.shutdown_reason = event["data"].get("reason")
+                self.shutdown_reason = str(cast("dict[str, object]", event["data"]).get("reason"))
 
 
 @contextlib.asynccontextmanager
@@ -213,9 +227,12 @@ async def boot(
         stderr_path = run / "qemu.stderr"
         with stderr_path.open("wb") as stderr:
             started = process.spawn(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr.fileno(),
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr.fileno(),
                 pass_fds=[end.fileno() for end in theirs.values()],
-            )  # fmt: skip
+            )
         stack.callback(process.end_group, started)
         stack.enter_context(owned.group(started.pid))
         for end in theirs.values():
@@ -226,6 +243,8 @@ async def boot(
             asyncio.create_task(machine.read_console(ours["console"], on_console)),
             asyncio.create_task(machine.read_agent()),
         ]
+        for reader in readers:
+            reader.add_done_callback(machine.watch_reader)
         events = asyncio.create_task(machine.read_events())
         try:
             await machine.connect_qmp(ours["qmp"])
@@ -235,7 +254,7 @@ async def boot(
             await machine.disconnect_qmp()
             events.cancel()
             # The sockets end now that QEMU has; what it wrote last is still in them.
-            done, late = await asyncio.wait(readers, timeout=5)
+            _, late = await asyncio.wait(readers, timeout=5)
             for task in late:
                 task.cancel()
             await asyncio.gather(*readers, return_exceptions=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from kernloop.errors import HarnessError
 from kernloop.kernel.kernel import Kernel
@@ -76,10 +77,18 @@ class Watched:
 
 
 async def watch(
-    qemu: Path, spec: MachineSpec, kernel: Kernel, initramfs: Path, run: Run, command: Command,
+    qemu: Path,
+    spec: MachineSpec,
+    kernel: Kernel,
+    initramfs: Path,
+    run: Run,
+    command: Command,
     on_line: Callable[[str], None] = lambda line: None,
-) -> Watched:  # fmt: skip
-    """Boot, run, watch to the end. Raises HarnessError when QEMU cannot be started."""
+) -> Watched:
+    """Boot, run, watch to the end.
+
+    Raises HarnessError when QEMU cannot be started, and whatever `command`'s callbacks raise.
+    """
     console = _Console(on_line)
     times: dict[str, float] = {}
     began = run.elapsed
@@ -116,9 +125,17 @@ async def watch(
     log = run.path / "console.log"
     digest = hashlib.sha256(log.read_bytes() if log.exists() else b"").hexdigest()
     return Watched(
-        end, machine.hello.result() if machine.hello.done() else None, status, crashes, gone,
-        machine.shutdown_reason, answered, console.lines, digest, {name: round(t, 3) for name, t in times.items()},
-    )  # fmt: skip
+        end,
+        machine.hello.result() if machine.hello.done() else None,
+        status,
+        crashes,
+        gone,
+        machine.shutdown_reason,
+        answered,
+        console.lines,
+        digest,
+        {name: round(t, 3) for name, t in times.items()},
+    )
 
 
 # Console lines to crashes, and the moments that others wait for.
@@ -154,13 +171,18 @@ class _Console:
 
 # Wait for `goal`, the end of QEMU, a panic or the deadline, whichever is first; a crash outranks what it brings about.
 async def _first(
-    machine: Machine, goal: asyncio.Future[Hello] | asyncio.Future[int | str], console: _Console, seconds: float, late: End
+    machine: Machine,
+    goal: asyncio.Future[Hello] | asyncio.Future[int | str],
+    console: _Console,
+    seconds: float,
+    late: End,
 ) -> End:
     panic = asyncio.create_task(_panicked(machine, console))
     try:
-        done, _ = await asyncio.wait(
-            {goal, machine.ended, panic}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
+        signs: set[asyncio.Future[Any]] = {goal, machine.ended, machine.broken, panic}
+        done, _ = await asyncio.wait(signs, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if machine.broken.done():
+            raise machine.broken.result()
         if console.panic.is_set():
             await panic
             return End.PANIC
@@ -177,14 +199,15 @@ async def _panicked(machine: Machine, console: _Console) -> None:
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         console.panic.set()
-        await asyncio.wait([waits[1], machine.ended], timeout=_PANIC_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        last: list[asyncio.Future[Any]] = [waits[1], machine.ended]
+        await asyncio.wait(last, timeout=_PANIC_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
 
 
-# What a hung guest can still say: SysRq l (CPUs' backtraces, by NMI), w (blocked tasks), t (all tasks); if it says nothing,
-# an NMI that makes it panic with a backtrace, and the vCPUs' registers as QEMU sees them.
+# What a hung guest can still say: SysRq l (CPUs' backtraces, by NMI), w (blocked tasks), t (all tasks); if it says
+# nothing, an NMI that makes it panic with a backtrace, and the vCPUs' registers as QEMU sees them.
 async def _interrogate(machine: Machine, console: _Console, run: Run) -> bool:
     run.note("sysrq", keys="lwt")
     with contextlib.suppress(HarnessError):

@@ -4,19 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import shlex
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kernloop import runs
-from kernloop.errors import HarnessError, UsageError
 from kernloop.host import toolset
-from kernloop.host.cache import ensure
-from kernloop.host.paths import cache_dir
 from kernloop.kernel import refs
 from kernloop.kernel.kernel import Kernel
 from kernloop.report.crash import Crash, most_severe
@@ -46,22 +40,28 @@ class Request:
 
 
 def execute(
-    request: Request, run: Run, *, on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None],
+    request: Request,
+    run: Run,
+    *,
+    on_stdout: Callable[[bytes], None],
+    on_stderr: Callable[[bytes], None],
     say: Callable[[str], None],
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Run it. `say` gets a word on what is being done. Raises HarnessError for what fails before QEMU runs."""
     say("finding the kernel")
     tools = toolset.get()
     kernel = refs.resolve(request.kernel)
     say("proving the accelerator")
     machine = MachineSpec(request.cpus, request.memory, accel.prove(kernel).name, append=request.append)
-    archive = write_initramfs(
-        kernel, run.path / "initramfs",
+    extra = (
         initramfs.payload([initramfs.Payload(file, f"/root/{file.name}") for file in request.files])
-        if request.files else b"",
-    )  # fmt: skip
+        if request.files
+        else b""
+    )
     say(f"booting {kernel.release}")
     with ExitStack() as stack:
+        archive = stack.enter_context(run.scratch("initramfs"))
+        write_initramfs(kernel, archive, extra)
         keep = {name: stack.enter_context((run.path / name).open("wb")) for name in ("stdout", "stderr")}
 
         def tee(name: str, on_bytes: Callable[[bytes], None]) -> Callable[[bytes], None]:
@@ -74,24 +74,24 @@ def execute(
 
         command = Command(request.argv, request.timeout, tee("stdout", on_stdout), tee("stderr", on_stderr))
         watched = asyncio.run(watch(tools.qemu, machine, kernel, archive, run, command))
-    archive.unlink(missing_ok=True)
     return _judge(request, kernel, run, watched)
 
 
 def write_initramfs(kernel: Kernel, path: Path, extra: bytes) -> Path:
-    """The base archive of `kernel`, out of the cache, and `extra` behind it, at `path`."""
-    # The modules to pack and our init are part of the base's bytes; only the kernel and the tools decide them.
-    base = initramfs.base(kernel)
-    path.write_bytes(base + extra)
+    """The base archive of `kernel` and `extra` behind it, at `path`."""
+    path.write_bytes(initramfs.base(kernel) + extra)
     return path
 
 
 def kernel_seen(kernel: Kernel, watched: Watched | None) -> KernelSeen:
     hello = watched.hello if watched else None
     return KernelSeen(
-        kernel.ref, kernel.release, kernel.build_id,
-        hello.release if hello else None, hello.build_id if hello and hello.build_id else None,
-    )  # fmt: skip
+        kernel.ref,
+        kernel.release,
+        kernel.build_id,
+        hello.release if hello else None,
+        hello.build_id if hello and hello.build_id else None,
+    )
 
 
 def crash_of(watched: Watched) -> Crash | None:
@@ -103,9 +103,13 @@ def crash_of(watched: Watched) -> Crash | None:
 def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float) -> Outcome | None:
     """The verdict when the machine did not simply do its job: crash, hang, gone, wrong kernel; None when it did."""
     base = Outcome(
-        Verdict.UNKNOWN, "", kernel=kernel_seen(kernel, watched), evidence=_evidence(run), times=dict(watched.times),
+        Verdict.UNKNOWN,
+        "",
+        kernel=kernel_seen(kernel, watched),
+        evidence=_evidence(run),
+        times=dict(watched.times),
         console_sha256=watched.console_sha256,
-    )  # fmt: skip
+    )
     crash = crash_of(watched)
     late = watched.end in (End.DEADLINE, End.BOOT_DEADLINE)
     # A dead kernel is made to panic by our own NMI for its backtraces: that is the hang's evidence, not a panic.
@@ -114,27 +118,47 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
         where = f" in {crash.function}" if crash.function and crash.function not in crash.title else ""
         lines = (crash.start_line, crash.end_line)
         return replace(
-            base, verdict=verdict, summary=crash.title + where, function=crash.function,
-            exit_status=_status(watched), next=f"kernloop runs show {run.id} --console",
+            base,
+            verdict=verdict,
+            summary=crash.title + where,
+            function=crash.function,
+            exit_status=_status(watched),
+            next=f"kernloop runs show {run.id} --console",
             evidence=(Evidence("console.log", crash.title, lines), *base.evidence[1:]),
-        )  # fmt: skip
+        )
     if watched.end is End.PANIC:
-        return replace(base, verdict=Verdict.PANIC, summary="the kernel panicked; the console does not say where",
-                       next=f"kernloop runs show {run.id} --console")  # fmt: skip
+        return replace(
+            base,
+            verdict=Verdict.PANIC,
+            summary="the kernel panicked; the console does not say where",
+            next=f"kernloop runs show {run.id} --console",
+        )
     if late:
         alive = "answers SysRq, so the kernel is alive" if watched.answered_sysrq else "does not answer SysRq"
         state = f"the guest {alive}; backtraces of CPUs and tasks are at the end of console.log"
         if watched.end is End.BOOT_DEADLINE:
-            return replace(base, verdict=Verdict.BOOT_HANG, summary=f"the guest's init was not up in time; {state}",
-                           next=f"kernloop runs show {run.id} --console")  # fmt: skip
-        return replace(base, verdict=Verdict.HANG, summary=f"the deadline of {deadline:g} s passed; {state}",
-                       next=f"kernloop runs show {run.id} --console, or give it a longer --timeout")  # fmt: skip
+            return replace(
+                base,
+                verdict=Verdict.BOOT_HANG,
+                summary=f"the guest's init was not up in time; {state}",
+                next=f"kernloop runs show {run.id} --console",
+            )
+        return replace(
+            base,
+            verdict=Verdict.HANG,
+            summary=f"the deadline of {deadline:g} s passed; {state}",
+            next=f"kernloop runs show {run.id} --console, or give it a longer --timeout",
+        )
     if watched.end is End.GONE:
-        return replace(base, **_gone(watched))
+        return _gone(base, watched)
     seen = base.kernel
     if seen is not None and seen.matches is False:
-        return replace(base, verdict=Verdict.INFRA, next="kernloop kernel info shows what was asked for",
-                       summary=f"the guest runs build-id {seen.guest_build_id}, not {seen.build_id}")  # fmt: skip
+        return replace(
+            base,
+            verdict=Verdict.INFRA,
+            next="kernloop kernel info shows what was asked for",
+            summary=f"the guest runs build-id {seen.guest_build_id}, not {seen.build_id}",
+        )
     return None
 
 
@@ -143,39 +167,62 @@ def _judge(request: Request, kernel: Kernel, run: Run, watched: Watched) -> Outc
     if found is not None:
         return found
     base = Outcome(
-        Verdict.PASS, "exit 0", kernel=kernel_seen(kernel, watched), evidence=_evidence(run), times=dict(watched.times),
+        Verdict.PASS,
+        "exit 0",
+        kernel=kernel_seen(kernel, watched),
+        evidence=_evidence(run),
+        times=dict(watched.times),
         console_sha256=watched.console_sha256,
-    )  # fmt: skip
+    )
     if isinstance(watched.status, str):
         name = request.argv[0]
-        return replace(base, verdict=Verdict.COMMAND_FAILED, summary=f"cannot run {watched.status}", exit_status=127,
-                       next=f"take it along: kernloop run --with $(which {shlex.quote(name)}) -- "
-                       + shlex.join(request.argv))  # fmt: skip
+        return replace(
+            base,
+            verdict=Verdict.COMMAND_FAILED,
+            summary=f"cannot run {watched.status}",
+            exit_status=127,
+            next=f"take it along: kernloop run --with $(which {shlex.quote(name)}) -- " + shlex.join(request.argv),
+        )
     status = watched.status or 0
     if status == 0:
         return replace(base, exit_status=0)
     how = f"signal {-status}" if status < 0 else f"exit {status}"
-    return replace(base, verdict=Verdict.COMMAND_FAILED, summary=how, exit_status=status,
-                   next=f"its output is in {run.path}/stdout and stderr")  # fmt: skip
+    return replace(
+        base,
+        verdict=Verdict.COMMAND_FAILED,
+        summary=how,
+        exit_status=status,
+        next=f"its output is in {run.path}/stdout and stderr",
+    )
 
 
-def _gone(watched: Watched) -> dict[str, object]:
-    if watched.qemu is not None and watched.qemu.status < 0:
-        return {
-            "verdict": Verdict.LOST,
-            "summary": f"QEMU was killed from outside by signal {-watched.qemu.status}",
-            "next": "look at who kills: the OOM killer (host dmesg), a person; then run it again",
-        }
-    if watched.shutdown_reason in ("guest-shutdown", "guest-reset"):
-        word = "powered itself off" if watched.shutdown_reason == "guest-shutdown" else "was reset (reboot, triple fault)"
-        return {"verdict": Verdict.LOST, "summary": f"the guest {word} before the command ended",
-                "next": "the end of console.log says what it did last"}  # fmt: skip
+def _gone(base: Outcome, watched: Watched) -> Outcome:
     qemu = watched.qemu
+    if qemu is not None and qemu.status < 0:
+        return replace(
+            base,
+            verdict=Verdict.LOST,
+            summary=f"QEMU was killed from outside by signal {-qemu.status}",
+            next="look at who kills: the OOM killer (host dmesg), a person; then run it again",
+        )
+    if watched.shutdown_reason in ("guest-shutdown", "guest-reset"):
+        off = watched.shutdown_reason == "guest-shutdown"
+        how = "powered itself off" if off else "was reset (reboot, triple fault)"
+        return replace(
+            base,
+            verdict=Verdict.LOST,
+            summary=f"the guest {how} before the command ended",
+            next="the end of console.log says what it did last",
+        )
     said = qemu.stderr.splitlines()[-1] if qemu and qemu.stderr else "it said nothing"
     if watched.hello is None:
-        return {"verdict": Verdict.INFRA, "summary": f"QEMU ended before the guest was up: {said}",
-                "next": "qemu.stderr and argv in the run directory show how it was called"}  # fmt: skip
-    return {"verdict": Verdict.LOST, "summary": f"QEMU ended on its own: {said}", "next": "see qemu.stderr"}
+        return replace(
+            base,
+            verdict=Verdict.INFRA,
+            summary=f"QEMU ended before the guest was up: {said}",
+            next="qemu.stderr and argv in the run directory show how it was called",
+        )
+    return replace(base, verdict=Verdict.LOST, summary=f"QEMU ended on its own: {said}", next="see qemu.stderr")
 
 
 def _status(watched: Watched) -> int | None:
@@ -184,8 +231,11 @@ def _status(watched: Watched) -> int | None:
 
 def _evidence(run: Run) -> tuple[Evidence, ...]:
     known = {
-        "console.log": "the guest's serial console", "stdout": "the command's standard output",
-        "stderr": "the command's standard error", "timeline.jsonl": "what was done when",
-        "registers.txt": "the vCPUs' registers when the deadline had passed", "argv": "QEMU's command line",
-    }  # fmt: skip
+        "console.log": "the guest's serial console",
+        "stdout": "the command's standard output",
+        "stderr": "the command's standard error",
+        "timeline.jsonl": "what was done when",
+        "registers.txt": "the vCPUs' registers when the deadline had passed",
+        "argv": "QEMU's command line",
+    }
     return tuple(Evidence(name, what) for name, what in known.items() if (run.path / name).exists())
