@@ -73,7 +73,7 @@ def _verify(request: library.Request, record: runs.Run, as_json: bool) -> int:
             raise
     outcome = judgement.outcome
     code = exit_code(outcome.verdict)
-    more = _JUDGEMENT.dump_python(judgement, mode="json", exclude={"outcome"})
+    more = _details(judgement)
     value = outcome_json(library.SCHEMA, record.path, outcome, exit_code=code, seed=request.seed, **more)
     record.judge(value)
     if as_json:
@@ -81,6 +81,15 @@ def _verify(request: library.Request, record: runs.Run, as_json: bool) -> int:
     else:
         _explain(judgement, record.path)
     return code
+
+
+# Pairs become objects; the dump, 32 KiB of it, stays in its file.
+def _details(judgement: Judgement) -> dict[str, Any]:
+    value: dict[str, Any] = _JUDGEMENT.dump_python(judgement, mode="json", exclude={"outcome": True, "exit": {"dump"}})
+    for test in value["tests"]:
+        test["detail"] = dict(test["detail"])
+    value["counters"] = dict(value["counters"])
+    return value
 
 
 # Tests as they end, above the line that says what is being done now.

@@ -3,7 +3,8 @@
 
 kernloop tells it, over a pipe, what it owns: process groups, staging folders, the run that is not yet judged. When the
 pipe ends without the word `bye`, the keeper kills the groups, removes the folders, and writes into the run's
-verdict.json what happened. It runs as `python -I -S keeper.py`, so it imports the standard library only.
+verdict.json what happened. It runs as `python -I -S keeper.py PID`, PID being kernloop's, so it imports the standard
+library only.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def start_time(pid: int) -> int | None:
 def _serve() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    owner = os.getppid()
+    owner = int(sys.argv[1])
     owned: dict[str, str] = {}
     for line in sys.stdin:
         sign, _, rest = line.rstrip("\n").partition(" ")
@@ -53,9 +54,7 @@ def _serve() -> None:
     for key, value in owned.items():
         kind, _, name = key.partition(" ")
         if kind == "folder":
-            shutil.rmtree(name, ignore_errors=True)
-        elif kind == "file":
-            Path(name).unlink(missing_ok=True)
+            _remove(Path(name))
         elif kind == "run":
             _close_run(Path(name), owner, value)
 
@@ -66,6 +65,14 @@ def _kill_group(leader: int, started: int) -> None:
     if now is None or now == started:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, signal.SIGKILL)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _close_run(run: Path, owner: int, schema: str) -> None:
@@ -80,12 +87,14 @@ def _close_run(run: Path, owner: int, schema: str) -> None:
         "next": "run it again; console.log and timeline.jsonl hold what was seen until then",
         "run": str(run),
     }
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         old = json.loads((run / "verdict.json").read_text())
         verdict = {**old, **verdict}
     with contextlib.suppress(OSError):
         with (run / "timeline.jsonl").open("a") as out:
-            out.write(json.dumps({"t": round(time.time(), 3), "event": "owner-killed", "detail": summary}) + "\n")
+            begun = (run / "spec.json").stat().st_mtime
+            entry = {"t": round(time.time() - begun, 3), "event": "owner-killed", "detail": summary}
+            out.write(json.dumps(entry) + "\n")
         staged = run / ".verdict.json.new"
         staged.write_text(json.dumps(verdict, indent=2) + "\n")
         staged.rename(run / "verdict.json")

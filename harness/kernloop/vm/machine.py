@@ -159,6 +159,8 @@ class Machine:
         try:
             await asyncio.wait_for(client.connect(end), 20)
         except (QMPError, TimeoutError, OSError) as error:
+            # A QEMU that dies at once closes its sockets a moment before its end is noticed.
+            await asyncio.wait([self.ended], timeout=5)
             if self.ended.done():
                 return
             raise HarnessError(f"QEMU's monitor does not answer: {error}") from None
