@@ -24,10 +24,25 @@ from typing import Any
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host import owned
 from kernloop.host.paths import runs_dir
+from kernloop.verdict import Evidence
 
 __all__ = ["Run", "Summary", "collect", "create", "find", "listing"]
 
 _VERDICT = "verdict.json"
+# What may lie in a run directory, what it shows, the most telling first.
+_FILES = {
+    "console.log": "the guest's serial console",
+    "dump.txt": "sched_ext's debug dump",
+    "loader.txt": "the loader's own words: libbpf, the verifier's log",
+    "compiler.txt": "all that clang said",
+    "events.jsonl": "what the test suite said, as it happened",
+    "stdout": "the command's standard output",
+    "stderr": "the command's standard error",
+    "registers.txt": "the vCPUs' registers when the deadline had passed",
+    "qemu.stderr": "what QEMU said",
+    "timeline.jsonl": "what was done when",
+    "argv": "QEMU's command line",
+}
 # The owner's lock on this file is how others see that a run is still under way.
 _LOCK = "owner"
 
@@ -70,6 +85,11 @@ class Run:
                 yield path
             finally:
                 path.unlink(missing_ok=True)
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """The files with something in them."""
+        sizes = {name: _stat(self.path / name)[0] for name in _FILES}
+        return tuple(Evidence(name, what) for name, what in _FILES.items() if sizes[name])
 
     def judge(self, verdict: dict[str, Any]) -> None:
         self.write(_VERDICT, verdict)

@@ -39,7 +39,7 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 def main() -> None:
     try:
-        app()
+        app(prog_name="kernloop")
     except HarnessError as error:
         from kernloop.cli.output import fail
 

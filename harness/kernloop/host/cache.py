@@ -67,7 +67,7 @@ def need_space(folder: Path, mib: int, what: str) -> None:
     free = shutil.disk_usage(folder).free >> 20
     if free < mib:
         raise HarnessError(
-            f"{what} needs about {mib} MiB in {folder}, {free} MiB are free: the disk is full",
+            f"the disk is full: {what} will take about {mib} MiB, {folder} has {free} MiB",
             hint="free some space, or set XDG_CACHE_HOME to a larger file system",
         )
 

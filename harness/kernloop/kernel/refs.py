@@ -16,6 +16,7 @@ from kernloop.errors import HarnessError, UsageError
 from kernloop.host.cache import ensure
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import debian, kernel
+from kernloop.kernel.image import read as read_image
 from kernloop.kernel.kernel import Kernel
 
 __all__ = ["DEFAULT", "cached", "resolve"]
@@ -89,6 +90,8 @@ def _path(ref: str, image: Path, modules: Path | None) -> Kernel:
             hint="path: takes a bzImage, arch/x86/boot/bzImage in a built tree",
         ) from None
     folder = cache_dir() / "kernels" / f"image-{digest[:16]}"
+    if not folder.exists():
+        read_image(image)
 
     def make(staging: Path) -> None:
         (staging / "bzImage").write_bytes(image.read_bytes())

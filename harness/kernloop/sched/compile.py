@@ -17,7 +17,7 @@ from kernloop.host import process, toolset
 from kernloop.kernel.source import BpfKit
 from kernloop.report.clang import Diagnostic, parse_diagnostics
 
-__all__ = ["Compiled", "compile_scheduler", "examples", "own_loader", "take_object"]
+__all__ = ["Compiled", "check_source", "compile_scheduler", "examples", "own_loader", "take_object"]
 
 # tools/sched_ext/Makefile of 7.3 has these, but for the paths.
 _FLAGS = (
@@ -46,8 +46,7 @@ class Compiled:
 
 
 def compile_scheduler(source: Path, kit: BpfKit, out: Path) -> Compiled:
-    """Compile `source` to `out`. Raises UsageError when it is no text, HarnessError when clang itself fails."""
-    _must_be_text(source)
+    """Compile `source` to `out`. Raises HarnessError when clang itself fails."""
     tools = toolset.get()
     # The name of a file in the object is what its user knows it by, wherever the folders are.
     maps = [
@@ -146,7 +145,8 @@ def own_loader(name: str, kit: BpfKit, folder: Path) -> Path:
     return program
 
 
-def _must_be_text(source: Path) -> None:
+def check_source(source: Path) -> None:
+    """Raises UsageError when `source` cannot be a scheduler's C source."""
     try:
         head = source.read_bytes()[:65536]
     except IsADirectoryError:

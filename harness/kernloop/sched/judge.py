@@ -17,8 +17,8 @@ from kernloop.runs import Run
 from kernloop.sched.compile import Compiled
 from kernloop.sched.events import Gate, SuiteReader, TestResult
 from kernloop.verdict import Evidence, Outcome, Verdict
+from kernloop.vm.judge import judge_machine, kernel_seen, unjudged
 from kernloop.vm.micro import Watched
-from kernloop.vm.run import judge_machine, kernel_seen
 
 __all__ = ["Judgement", "build_failed", "judge"]
 
@@ -66,13 +66,10 @@ def judge(
     if ended and ended.dump:
         (run.path / "dump.txt").write_text(ended.dump + "\n")
     base = Judgement(
-        Outcome(
-            Verdict.UNKNOWN,
-            "",
-            kernel=kernel_seen(kernel, watched),
-            evidence=_evidence(run),
+        replace(
+            unjudged(kernel, run, watched),
+            exit_status=None,
             times={"build": round(build_seconds, 3), **watched.times, "total": round(run.elapsed, 3)},
-            console_sha256=watched.console_sha256,
         ),
         tests=tuple(seen.tests),
         gates=tuple(seen.gates),
@@ -82,13 +79,13 @@ def judge(
     )
     machine = judge_machine(kernel, run, watched, deadline=deadline)
     if machine is not None and machine.verdict in (Verdict.PANIC, Verdict.OOPS):
-        return replace(base, outcome=_merge(base.outcome, machine), exit=ended)
+        return replace(base, outcome=replace(machine, times=base.outcome.times), exit=ended)
     if ended is not None and ended.is_error:
         return _ejected(base, run, ended, seen)
     if seen.load_errno is not None or (not seen.enabled and parse_rejection("\n".join(seen.stderr))):
         return _rejected(base, run, seen)
     if machine is not None:
-        return replace(base, outcome=_merge(base.outcome, machine), exit=ended)
+        return replace(base, outcome=replace(machine, times=base.outcome.times), exit=ended)
     if seen.attach_errno is not None:
         code = seen.attach_errno
         return _say(
@@ -195,26 +192,3 @@ def _exit(run: Run, seen: SuiteReader) -> ScxExit | None:
 
 def _say(base: Judgement, verdict: Verdict, summary: str, step: str) -> Judgement:
     return replace(base, outcome=replace(base.outcome, verdict=verdict, summary=summary, next=step))
-
-
-def _merge(ours: Outcome, machine: Outcome) -> Outcome:
-    evidence = (*machine.evidence[:1], *(item for item in ours.evidence if item.path != machine.evidence[0].path))
-    return replace(machine, times=ours.times, evidence=evidence)
-
-
-def _evidence(run: Run) -> tuple[Evidence, ...]:
-    known = {
-        "console.log": "the guest's serial console",
-        "events.jsonl": "what the test suite said, as it happened",
-        "loader.txt": "the loader's own words: libbpf, the verifier's log",
-        "dump.txt": "sched_ext's debug dump",
-        "stderr": "the suite's standard error",
-        "timeline.jsonl": "what was done when",
-        "argv": "QEMU's command line",
-        "registers.txt": "the vCPUs' registers when the deadline had passed",
-    }
-    return tuple(
-        Evidence(name, what)
-        for name, what in known.items()
-        if (run.path / name).exists() and (run.path / name).stat().st_size
-    )

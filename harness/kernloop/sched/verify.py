@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -128,6 +129,13 @@ def _check(request: Request) -> None:
         raise UsageError(f"{path} is a folder", hint="give the scheduler's .bpf.c or .bpf.o")
     if not path.exists():
         raise UsageError(f"{path} is not there", hint="examples/schedulers has some to start from")
+    if request.subject is None:
+        if not os.access(path, os.X_OK):
+            raise UsageError(f"{path} is no program that can be run", hint="a scheduler's source needs no --loader")
+    elif path.suffix == ".o":
+        compiling.take_object(path)
+    else:
+        compiling.check_source(path)
 
 
 def _of_kernel(request: Request) -> bool:
@@ -146,7 +154,7 @@ def _loader(request: Request, kernel: Kernel, kit: BpfKit, run: Run) -> tuple[li
     assert request.subject is not None
     target = run.path / "scheduler.bpf.o"
     if request.subject.suffix == ".o":
-        shutil.copyfile(compiling.take_object(request.subject), target)
+        shutil.copyfile(request.subject, target)
     else:
         built = compiling.compile_scheduler(request.subject, kit, target)
         if built.object is None:

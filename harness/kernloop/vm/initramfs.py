@@ -76,7 +76,7 @@ def _read(host: Path, guest: str) -> cpio.Entry:
     except IsADirectoryError:
         raise UsageError(f"{host} is a folder", hint="give files; pack a folder with tar first") from None
     except OSError as error:
-        raise UsageError(f"cannot read {host}: {error.strerror}") from None
+        raise UsageError(f"cannot read {host}: {error.strerror}", hint="name files that are there") from None
 
 
 def _modules(kernel: Kernel) -> list[cpio.Entry]:

@@ -114,6 +114,8 @@ async def watch(
         if end in (End.DEADLINE, End.BOOT_DEADLINE):
             answered = await _interrogate(machine, console, run)
         if end is End.PANIC:
+            # pvpanic's event has paused the guest already; without its driver the monitor does.
+            run.note("paused", by="pvpanic" if machine.panicked.is_set() else "kernloop")
             with contextlib.suppress(HarnessError):
                 await machine.qmp("stop")
         if end is End.COMMAND and machine.packed_job is not None:

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what was watched to a verdict on the machine: crash, hang, gone, the wrong kernel, or nothing of the kind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kernloop.kernel.kernel import Kernel
+from kernloop.report.crash import Crash, most_severe
+from kernloop.report.severity import Severity
+from kernloop.runs import Run
+from kernloop.verdict import Evidence, KernelSeen, Outcome, Verdict
+from kernloop.vm.micro import End, Watched
+
+__all__ = ["judge_machine", "kernel_seen", "reports", "unjudged"]
+
+
+def kernel_seen(kernel: Kernel, watched: Watched | None) -> KernelSeen:
+    hello = watched.hello if watched else None
+    return KernelSeen(
+        kernel.ref,
+        kernel.release,
+        kernel.build_id,
+        hello.release if hello else None,
+        hello.build_id if hello and hello.build_id else None,
+    )
+
+
+def reports(watched: Watched) -> tuple[Evidence, ...]:
+    """Everything that the kernel itself reported on the console, the worst first: crashes, stalls, warnings."""
+    ranked = sorted(watched.crashes, key=lambda crash: list(Severity).index(crash.severity))
+    return tuple(Evidence("console.log", crash.title, (crash.start_line, crash.end_line)) for crash in ranked)
+
+
+def unjudged(kernel: Kernel, run: Run, watched: Watched) -> Outcome:
+    """What every verdict on this run has in common."""
+    return Outcome(
+        Verdict.UNKNOWN,
+        "",
+        kernel=kernel_seen(kernel, watched),
+        evidence=(*reports(watched), *run.evidence()),
+        times=dict(watched.times),
+        console_sha256=watched.console_sha256,
+        exit_status=watched.status if isinstance(watched.status, int) else None,
+    )
+
+
+def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float) -> Outcome | None:
+    """The verdict when the machine did not simply do its job: crash, hang, gone, wrong kernel; None when it did."""
+    base = unjudged(kernel, run, watched)
+    crash = _crash(watched)
+    late = watched.end in (End.DEADLINE, End.BOOT_DEADLINE)
+    # A dead kernel is made to panic by our own NMI for its backtraces: that is the hang's evidence, not a panic.
+    if crash and not (late and watched.answered_sysrq is False and "NMI" in crash.message):
+        verdict = Verdict.PANIC if crash.severity is Severity.PANIC else Verdict.OOPS
+        where = f" in {crash.function}" if crash.function and crash.function not in crash.title else ""
+        return replace(
+            base,
+            verdict=verdict,
+            summary=crash.title + where + ("; the guest was paused there" if watched.end is End.PANIC else ""),
+            function=crash.function,
+            next=f"kernloop runs show {run.id} --console",
+        )
+    if watched.end is End.PANIC:
+        return replace(
+            base,
+            verdict=Verdict.PANIC,
+            summary="the kernel panicked; the console does not say where",
+            next=f"kernloop runs show {run.id} --console",
+        )
+    if late:
+        alive = "answers SysRq, so the kernel is alive" if watched.answered_sysrq else "does not answer SysRq"
+        state = f"the guest {alive}; backtraces of CPUs and tasks are at the end of console.log"
+        if watched.end is End.BOOT_DEADLINE:
+            return replace(
+                base,
+                verdict=Verdict.BOOT_HANG,
+                summary=f"the guest's init was not up in time; {state}",
+                next=f"kernloop runs show {run.id} --console",
+            )
+        return replace(
+            base,
+            verdict=Verdict.HANG,
+            summary=f"the deadline of {deadline:g} s passed; {state}",
+            next=f"kernloop runs show {run.id} --console, or give it a longer --timeout",
+        )
+    if watched.end is End.GONE:
+        return _gone(base, watched)
+    seen = base.kernel
+    if seen is not None and seen.matches is False:
+        return replace(
+            base,
+            verdict=Verdict.INFRA,
+            next="kernloop kernel info shows what was asked for",
+            summary=f"the guest runs build-id {seen.guest_build_id}, not {seen.build_id}",
+        )
+    return None
+
+
+# The worst that the kernel reported, if it is a crash.
+def _crash(watched: Watched) -> Crash | None:
+    worst = most_severe(watched.crashes)
+    return worst if worst and worst.severity in (Severity.PANIC, Severity.OOPS) else None
+
+
+def _gone(base: Outcome, watched: Watched) -> Outcome:
+    qemu = watched.qemu
+    if qemu is not None and qemu.status < 0:
+        return replace(
+            base,
+            verdict=Verdict.LOST,
+            summary=f"QEMU was killed from outside by signal {-qemu.status}",
+            next="look at who kills: the OOM killer (host dmesg), a person; then run it again",
+        )
+    if watched.shutdown_reason in ("guest-shutdown", "guest-reset"):
+        off = watched.shutdown_reason == "guest-shutdown"
+        how = "powered itself off" if off else "was reset (reboot, triple fault)"
+        return replace(
+            base,
+            verdict=Verdict.LOST,
+            summary=f"the guest {how} before the command ended",
+            next="the end of console.log says what it did last",
+        )
+    said = qemu.stderr.splitlines()[-1] if qemu and qemu.stderr else "it said nothing"
+    if watched.hello is None:
+        return replace(
+            base,
+            verdict=Verdict.INFRA,
+            summary=f"QEMU ended before the guest was up: {said}",
+            next="qemu.stderr and argv in the run directory show how it was called",
+        )
+    return replace(base, verdict=Verdict.LOST, summary=f"QEMU ended on its own: {said}", next="see qemu.stderr")
