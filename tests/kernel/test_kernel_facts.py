@@ -100,14 +100,6 @@ def test_a_module_is_found_by_either_spelling_packed_or_not(tmp_path: Path) -> N
     assert found.module("virtio") is None
 
 
-def test_builtin_modules_are_known_by_their_list(tmp_path: Path) -> None:
-    found = stored(tmp_path, modules=True)
-    assert found.is_builtin("virtio_pci") is False
-    (tmp_path / "modules/modules.builtin").write_text("kernel/drivers/virtio/virtio-pci.ko\n")
-    assert found.is_builtin("virtio_pci") is True
-    assert found.is_builtin("pci") is False
-
-
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"ref": "x"})])
 def test_a_damaged_record_says_which_folder_to_remove(text: str, tmp_path: Path) -> None:
     stored(tmp_path)

@@ -110,20 +110,16 @@ class Kernel:
 
     def module(self, name: str) -> bytes | None:
         """The ELF of module `name` (underscores), unpacked; None when it is not a module of this kernel."""
-        if self.modules is None:
+        path = self._module_files.get(name)
+        if path is None:
             return None
-        pattern = re.compile(re.escape(name).replace("_", "[_-]") + r"\.ko(\.xz)?$")
-        for path in sorted(self.modules.rglob("*.ko*")):
-            if pattern.fullmatch(path.name):
-                data = path.read_bytes()
-                return lzma.decompress(data) if path.suffix == ".xz" else data
-        return None
+        data = path.read_bytes()
+        return lzma.decompress(data) if path.suffix == ".xz" else data
 
-    def is_builtin(self, name: str) -> bool:
-        listing = self.modules / "modules.builtin" if self.modules else None
-        if listing is None or not listing.exists():
-            return False
-        return re.search(rf"/{re.escape(name).replace('_', '[_-]')}\.ko$", listing.read_text(), re.M) is not None
+    @cached_property
+    def _module_files(self) -> dict[str, Path]:
+        files = self.modules.rglob("*.ko*") if self.modules else ()
+        return {file.name.partition(".ko")[0].replace("-", "_"): file for file in files}
 
 
 def store(

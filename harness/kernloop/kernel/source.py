@@ -17,6 +17,7 @@ from kernloop.errors import HarnessError, SubjectError
 from kernloop.host import apt, process, toolset
 from kernloop.host.cache import ensure, need_space
 from kernloop.host.paths import cache_dir
+from kernloop.kernel import debian
 from kernloop.kernel.debian import version_of
 from kernloop.kernel.kernel import Kernel, KernelSource
 
@@ -89,9 +90,20 @@ def kit(kernel: Kernel) -> BpfKit:
         raise HarnessError(f"no kernel source for {kernel.release} is to be had", hint="./kernloop doctor checks apt")
     tree = _tree(source)
     built = _built(source, tree)
-    return BpfKit(
-        source, tree, built / "libbpf.a", built / "include", built / "bpftool", _vmlinux_h(kernel, built / "bpftool")
-    )
+    bpftool = built / "bpftool"
+    types = _vmlinux_h(_types_for(kernel, source), bpftool)
+    return BpfKit(source, tree, built / "libbpf.a", built / "include", bpftool, types)
+
+
+# Headers use types of their own release: with those of another, vmlinux.h is that release's as well, and CO-RE does the
+# rest when the object is loaded.
+def _types_for(kernel: Kernel, source: KernelSource) -> Kernel:
+    series = version_of(source.version)[:2]
+    if version_of(kernel.release)[:2] == series:
+        return kernel
+    releases = debian.releases()
+    same = [release for release in releases if release.packages[0].source_version == source.version]
+    return debian.fetch(same[-1] if same else debian.pick(".".join(map(str, series)), releases))
 
 
 def _best(kernel: Kernel, known: list[tuple[str, str]]) -> KernelSource | None:

@@ -49,7 +49,9 @@ def build_failed(source: Path, kernel: Kernel, run: Run, built: Compiled) -> Jud
         Verdict.BUILD_FAILED,
         f"{where}: {first.message}",
         kernel=kernel_seen(kernel, None),
-        next=f"correct {source}, line {first.line}",
+        next=f"correct {source}, line {first.line}"
+        if Path(first.file).name == source.name
+        else f"the complaint is about {first.file}, which {source} includes: see compiler.txt for the way there",
         times={"total": round(run.elapsed, 3)},
         evidence=(Evidence("compiler.txt", "all that clang said"),),
     )

@@ -64,8 +64,8 @@ def execute(
     """
     _check(request)
     say("finding the kernel")
-    tools = toolset.get()
     kernel = refs.resolve(request.kernel)
+    tools = toolset.get()
     if kernel.has_sched_ext is False:
         raise SubjectError(
             f"{kernel.ref} ({kernel.release}) is built without SCHED_CLASS_EXT",

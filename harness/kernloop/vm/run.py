@@ -47,16 +47,17 @@ def execute(
     say: Callable[[str], None],
 ) -> Outcome:
     """Run it. `say` gets a word on what is being done. Raises HarnessError for what fails before QEMU runs."""
-    say("finding the kernel")
-    tools = toolset.get()
-    kernel = refs.resolve(request.kernel)
-    say("proving the accelerator")
-    machine = MachineSpec(request.cpus, request.memory, accel.prove(kernel).name, append=request.append)
+    # What the caller got wrong is said before anything large is fetched.
     extra = (
         initramfs.payload([initramfs.Payload(file, f"/root/{file.name}") for file in request.files])
         if request.files
         else b""
     )
+    say("finding the kernel")
+    kernel = refs.resolve(request.kernel)
+    tools = toolset.get()
+    say("proving the accelerator")
+    machine = MachineSpec(request.cpus, request.memory, accel.prove(kernel).name, append=request.append)
     say(f"booting {kernel.release}")
     with ExitStack() as stack:
         archive = stack.enter_context(run.scratch("initramfs"))
