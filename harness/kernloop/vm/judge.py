@@ -12,6 +12,9 @@ from kernloop.runs import Run
 from kernloop.verdict import Evidence, KernelSeen, Outcome, Verdict
 from kernloop.vm.micro import End, Watched
 
+# unknown_nmi_panic: "Kernel panic - not syncing: NMI: Not continuing" (arch/x86/kernel/nmi.c).
+_NMI = "NMI: Not continuing"
+
 __all__ = ["judge_machine", "kernel_seen", "reports", "unjudged"]
 
 
@@ -51,7 +54,7 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
     crash = _crash(watched)
     late = watched.end in (End.DEADLINE, End.BOOT_DEADLINE)
     # A dead kernel is made to panic by our own NMI for its backtraces: that is the hang's evidence, not a panic.
-    if crash and not (late and watched.answered_sysrq is False and "NMI" in crash.message):
+    if crash and not (late and watched.answered_sysrq is False and _NMI in crash.message):
         verdict = Verdict.PANIC if crash.severity is Severity.PANIC else Verdict.OOPS
         where = f" in {crash.function}" if crash.function and crash.function not in crash.title else ""
         return replace(
@@ -69,8 +72,7 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
             next=f"kernloop runs show {run.id} --console",
         )
     if late:
-        alive = "answers SysRq, so the kernel is alive" if watched.answered_sysrq else "does not answer SysRq"
-        state = f"the guest {alive}; backtraces of CPUs and tasks are at the end of console.log"
+        state = _state(watched)
         if watched.end is End.BOOT_DEADLINE:
             return replace(
                 base,
@@ -95,6 +97,15 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
             summary=f"the guest runs build-id {seen.guest_build_id}, not {seen.build_id}",
         )
     return None
+
+
+# What a guest that was late still showed.
+def _state(watched: Watched) -> str:
+    if watched.answered_sysrq:
+        return "the kernel is alive, it answers SysRq: backtraces of CPUs and tasks are at the end of console.log"
+    by_nmi = any(_NMI in crash.message for crash in watched.crashes)
+    where = "backtraces by NMI are at the end of console.log" if by_nmi else "the vCPUs' registers are in registers.txt"
+    return f"the kernel does not answer SysRq, it is dead or has its interrupts off: {where}"
 
 
 # The worst that the kernel reported, if it is a crash.

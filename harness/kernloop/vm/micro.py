@@ -216,6 +216,8 @@ async def _interrogate(machine: Machine, console: _Console, run: Run) -> bool:
         for key in "lwt":
             await machine.send_break(key)
             await _until_quiet(console, console.sysrq, _SYSRQ_SECONDS)
+            if not console.sysrq.is_set():
+                break
     answered = console.sysrq.is_set()
     run.note("sysrq-answered" if answered else "sysrq-silent")
     with contextlib.suppress(HarnessError):
