@@ -16,7 +16,7 @@ class HarnessError(Exception):
     """The machine or kernloop failed: what happened, what to do next, where the evidence lies."""
 
     exit_code = 125
-    verdict = "infra"
+    verdict: str | None = "infra"
 
     def __init__(self, message: str, *, hint: str = "", evidence: Path | None = None) -> None:
         super().__init__(message)
@@ -26,10 +26,10 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """The caller asked for something that is not there or makes no sense."""
+    """The caller asked for something that is not there or makes no sense: nothing ran, so there is no verdict."""
 
     exit_code = 2
-    verdict = "usage"
+    verdict = None
 
 
 class SubjectError(HarnessError):

@@ -126,6 +126,10 @@ def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
             run.note("start", pid=os.getpid())
             try:
                 yield run
+            except UsageError:
+                # Nothing ran: there is nothing to look at.
+                shutil.rmtree(path, ignore_errors=True)
+                raise
             except BaseException as error:
                 _abandon(run, schema, error)
                 raise

@@ -92,7 +92,7 @@ def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
     record.judge(value)
     if as_json:
         print_json(value)
-    elif outcome.verdict not in (Verdict.PASS, Verdict.COMMAND_FAILED) or outcome.next.startswith("take it"):
+    elif (outcome.verdict is not Verdict.PASS and code != outcome.exit_status) or outcome.exit_status == 127:
         explain(outcome, record.path)
     return code
 

@@ -28,7 +28,7 @@ def list_(
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("run", "verdict", "subject", "summary"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column in ("run", "verdict"), overflow="fold")
     for run in found[:limit]:
         word = "[cyan]running[/]" if run.live else mark(run.verdict)
         table.add_row(run.id, word, escape(run.subject[:48]), escape("" if run.live else run.summary[:100]))

@@ -102,6 +102,7 @@ def _show(say: Callable[[str], None], as_json: bool) -> Callable[[dict[str, Any]
         elif event.get("event") == "test" and not as_json:
             sign = "[green]ok  [/]" if event["ok"] else "[red]FAIL[/]"
             figure = f"{event.get('figure', 0):.4g} {event.get('unit', '')} (limit {event.get('limit', 0):g})"
+            figure = figure if event["ok"] else str(event.get("why", ""))
             err.print(f"  {sign} {event['name']:16} {figure:34} {event.get('seconds', 0):5.1f} s of guest time")
 
     return show

@@ -185,7 +185,7 @@ def _configure() -> None:
     address = mirror()
     reason = available()
     if reason or address is None:
-        raise HarnessError(f"Debian's archive cannot be used here: {reason}", hint="./kernloop doctor has the cure")
+        raise HarnessError(f"Debian's archive cannot be used here: {reason}", hint="kernloop doctor has the cure")
     root = _root()
     for folder in ("lists/partial", "cache/archives/partial"):
         (root / folder).mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -33,9 +34,12 @@ def ensure(path: Path, make: Callable[[Path], None], *, what: str, seconds: floa
         with exclusive(f"{path.parent.name}-{path.name}", what=what, seconds=seconds):
             if path.exists():
                 return path
-            staging = path.parent / f".{path.name}.staging"
-            # Whoever left this behind was killed together with its keeper: we hold the lock, so nobody works in it.
-            shutil.rmtree(staging, ignore_errors=True)
+            # We hold the lock, so whoever left one of these behind was killed, and nobody works in it. Its keeper may
+            # still be about to remove it: hence a name of our own.
+            for left in path.parent.iterdir():
+                if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.staging", left.name):
+                    shutil.rmtree(left, ignore_errors=True)
+            staging = path.parent / f".{path.name}.{os.getpid()}.staging"
             with owned.folder(staging):
                 try:
                     staging.mkdir()

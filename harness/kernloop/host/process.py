@@ -79,7 +79,7 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start `argv` in a session of its own; it is killed when the calling thread dies. Raises HarnessError."""
     if cwd is None and "/" not in argv[0] and _which(argv[0]) is None:
-        raise HarnessError(f"{argv[0]} is not installed", hint="./kernloop doctor names the package")
+        raise HarnessError(f"{argv[0]} is not installed", hint="kernloop doctor names the package")
     try:
         return subprocess.Popen(
             [*_DIE_WITH_PARENT, *argv],
@@ -93,7 +93,7 @@ def spawn(
         )
     except OSError as error:
         if error.errno == errno.ENOENT:
-            raise HarnessError(f"{error.filename} is not there", hint="./kernloop doctor names the package") from None
+            raise HarnessError(f"{error.filename} is not there", hint="kernloop doctor names the package") from None
         raise HarnessError(f"cannot start {argv[0]}: {error.strerror}") from None
 
 

@@ -87,7 +87,7 @@ def kit(kernel: Kernel) -> BpfKit:
         )
     source = candidate(kernel)
     if source is None:
-        raise HarnessError(f"no kernel source for {kernel.release} is to be had", hint="./kernloop doctor checks apt")
+        raise HarnessError(f"no kernel source for {kernel.release} is to be had", hint="kernloop doctor checks apt")
     tree = _tree(source)
     built = _built(source, tree)
     bpftool = built / "bpftool"

@@ -132,7 +132,9 @@ def explain_placement(task: DumpTask) -> str:
         where = _builtin_name(task.dsq_id)
         return f"{who} waits on the kernel's {where}: CPU {task.cpu} is stuck, taken by a higher class, or never woken"
     if task.dsq_id is not None:
-        return f"{who} waits on the scheduler's own DSQ {task.dsq_id:#x}: no CPU that it may use consumes that DSQ"
+        return (
+            f"{who} waits on the scheduler's own DSQ {task.dsq_id:#x}: its CPUs never consume it, or serve others first"
+        )
     if task.ops_state == _QUEUED:
         return (
             f"{who} was given to ops.enqueue and is in no DSQ: the BPF side lost it or never hands it out in dispatch"

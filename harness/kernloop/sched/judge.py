@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from kernloop.sched.events import Gate, SuiteReader, TestResult
 from kernloop.verdict import Evidence, Outcome, Verdict
 from kernloop.vm.judge import judge_machine, kernel_seen, unjudged
 from kernloop.vm.micro import Watched
+
+# scx_bpf_error() puts its place before the text (tools/sched_ext/include/scx/common.bpf.h).
+_OWN_ERROR = re.compile(r"(?P<place>[\w./+-]+:\d+): ")
 
 __all__ = ["Judgement", "build_failed", "judge"]
 
@@ -99,11 +103,13 @@ def judge(
     if seen.unusable:
         return _say(base, Verdict.REJECTED, seen.unusable, "is it a sched_ext scheduler with SCX_OPS_DEFINE()?")
     if not seen.enabled:
+        # Neither the verifier nor the kernel has said a word against it: a wrong program or wrong arguments, perhaps.
+        status = f" (exit {seen.loader_exit['status']})" if seen.loader_exit else ""
         return _say(
             base,
-            Verdict.REJECTED,
-            seen.not_enabled or "the scheduler was never enabled",
-            f"its loader's own words are in {run.path}/loader.txt",
+            Verdict.INCONCLUSIVE,
+            (seen.not_enabled or "the scheduler was never enabled") + status,
+            f"is it a scheduler's loader, with the right arguments? Its own words are in {run.path}/loader.txt",
         )
     return _tested(base, run, watched, seen, ended)
 
@@ -147,7 +153,13 @@ def _ejected(base: Judgement, run: Run, ended: ScxExit, seen: SuiteReader) -> Ju
     dump = parse_dump(ended.dump) if ended.dump else None
     guilty = guilty_task(ended.message, dump) if dump else None
     during = seen.ejected_after or seen.running
-    step = known.cure if known and known.cure else f"kernloop runs show {run.id}; the dump is in {run.path}/dump.txt"
+    own = _OWN_ERROR.match(ended.message)
+    if known and known.cure:
+        step = known.cure
+    elif own:
+        step = f"the scheduler gave up by itself: {own['place']} calls scx_bpf_error()"
+    else:
+        step = f"kernloop runs show {run.id}; the dump is in {run.path}/dump.txt"
     text = f"{ended.reason}: {ended.message}" if ended.message else ended.reason
     return _say(
         replace(

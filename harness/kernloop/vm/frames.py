@@ -8,10 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kernloop.errors import UsageError
+
 __all__ = ["Decoder", "Frame", "Kind", "encode", "run_request"]
 
 _HEADER = struct.Struct("<cxHI")
+# guest/init.c takes no more: FRAME_MAX, and WORDS_MAX for the arguments and the environment.
 _MAX = 1 << 20
+_MAX_ARGUMENTS = 4000
 
 
 class Kind(StrEnum):
@@ -59,8 +63,17 @@ def encode(frame: Frame) -> bytes:
 
 
 def run_request(argv: Sequence[str], *, cwd: str, env: Mapping[str, str]) -> bytes:
-    """The payload of a RUN frame, also the contents of /kl/job. Raises ValueError for what C strings cannot hold."""
+    """The payload of a RUN frame, also the contents of /kl/job.
+
+    Raises ValueError for what C strings cannot hold, UsageError for more than a guest takes.
+    """
     words = [cwd, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
     if not argv or not argv[0] or any("\0" in word for word in words):
         raise ValueError("a command needs a name, and its words cannot hold NUL")
-    return b"".join(word.encode(errors="surrogateescape") + b"\0" for word in words)
+    payload = b"".join(word.encode(errors="surrogateescape") + b"\0" for word in words)
+    if len(argv) > _MAX_ARGUMENTS or len(payload) > _MAX:
+        raise UsageError(
+            f"the command is too long for a guest: {len(argv)} words, {len(payload)} bytes",
+            hint="write it into a script: kernloop run --with script.sh -- sh script.sh",
+        )
+    return payload

@@ -29,8 +29,8 @@ __all__ = ["BOOT_SECONDS", "Command", "End", "Watched", "watch"]
 BOOT_SECONDS = 90.0
 # A kernel that panicked prints its last lines before pvpanic's event or, without pvpanic, just stops.
 _PANIC_SECONDS = 5.0
-_SYSRQ_SECONDS = 15.0
-_QUIET_SECONDS = 1.0
+_SYSRQ_SECONDS = 8.0
+_QUIET_SECONDS = 0.5
 _NMI_SECONDS = 8.0
 
 

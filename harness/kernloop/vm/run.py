@@ -17,6 +17,7 @@ from kernloop.runs import Run
 from kernloop.verdict import Outcome, Verdict
 from kernloop.vm import accel, initramfs
 from kernloop.vm.argv import MachineSpec
+from kernloop.vm.frames import run_request
 from kernloop.vm.judge import judge_machine, reports, unjudged
 from kernloop.vm.micro import Command, Watched, watch
 
@@ -48,6 +49,7 @@ def execute(
 ) -> Outcome:
     """Run it. `say` gets a word on what is being done. Raises HarnessError for what fails before QEMU runs."""
     # What the caller got wrong is said before anything large is fetched.
+    run_request(request.argv, cwd="/root", env={})
     extra = (
         initramfs.payload([initramfs.Payload(file, f"/root/{file.name}") for file in request.files])
         if request.files
@@ -92,6 +94,14 @@ def _judge(request: Request, kernel: Kernel, run: Run, watched: Watched) -> Outc
     also = f"; the kernel reported: {seen[0].what}" if seen else ""
     if isinstance(watched.status, str):
         name = request.argv[0]
+        if Path(name).name in {file.name for file in request.files}:
+            return replace(
+                base,
+                verdict=Verdict.COMMAND_FAILED,
+                summary=f"cannot run {watched.status}",
+                exit_status=127,
+                next="the file is there: is it executable, and is its interpreter (first line) in the guest?",
+            )
         return replace(
             base,
             verdict=Verdict.COMMAND_FAILED,
