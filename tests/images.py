@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import struct
+from collections.abc import Callable
 
 import zstandard
 
@@ -54,7 +55,7 @@ def vmlinux(*, notes: bytes = NOTES, btf: bytes | None = b"btf-bytes", config: s
     return elf(sections)
 
 
-PACKERS = {
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "xz": lambda data: lzma.compress(data, lzma.FORMAT_XZ),
     "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),

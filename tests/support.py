@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +54,7 @@ def python_env(**more: str) -> dict[str, str]:
 
 
 def start(
-    *words: str | Path, cwd: Path | None = None, stdout: int = subprocess.PIPE, **env: str
+    *words: str | Path, cwd: Path | None = None, stdout: int = subprocess.PIPE, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     """kernloop as a user starts it, in a process group of its own, its output in pipes."""
     return subprocess.Popen(
@@ -62,7 +62,7 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=subprocess.PIPE,
-        env=python_env(**env),
+        env=python_env(**(env or {})),
         cwd=cwd,
         start_new_session=True,
     )
@@ -70,7 +70,7 @@ def start(
 
 def kernloop(*words: str | Path, seconds: float = 120, cwd: Path | None = None, **env: str) -> Done:
     """kernloop run to its end."""
-    process = start(*words, cwd=cwd, **env)
+    process = start(*words, cwd=cwd, env=env)
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -118,6 +118,16 @@ def processes_naming(text: str | Path) -> list[int]:
             continue
         if str(text).encode() in line and alive(int(entry.name)):
             found.append(int(entry.name))
+    return found
+
+
+def keeper_of(pid: int) -> int:
+    """The keeper that kernloop's process `pid` started."""
+    [found] = [
+        keeper
+        for keeper in processes_naming("keeper.py")
+        if (Path(f"/proc/{keeper}/cmdline").read_bytes().split(b"\0")[-2]) == str(pid).encode()
+    ]
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernloop.host import keeper
-from support import alive, child, events_of, runs_dir, said, until, verdict_of
+from support import alive, child, events_of, keeper_of, runs_dir, said, until, verdict_of
 
 # Owns a group, a folder, a file and a run, and says who the group's processes are.
 OWNER = """
@@ -82,14 +82,7 @@ def test_a_normal_end_touches_nothing(tmp_path: Path) -> None:
 def test_a_keeper_killed_first_still_lets_no_process_outlive_its_owner(tmp_path: Path) -> None:
     owner = child(OWNER, tmp_path / "folder", tmp_path / "file")
     leader, _ = map(int, said(owner).split())
-    [its_keeper] = [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit()
-        and (status := _status(entry)).get("PPid") == str(owner.pid)
-        and status.get("Name", "").startswith("python")
-    ]
-    os.kill(its_keeper, 9)
+    os.kill(keeper_of(owner.pid), 9)
     owner.kill()
     owner.wait()
     until(lambda: not alive(leader), 3, "the group's leader has ended")
@@ -133,11 +126,3 @@ print("asked", flush=True)
     recorded.communicate()
     assert alive(bystander.pid)
     bystander.communicate("\n")
-
-
-def _status(entry: Path) -> dict[str, str]:
-    try:
-        lines = (entry / "status").read_text().splitlines()
-    except OSError:
-        return {}
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}

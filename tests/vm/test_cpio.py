@@ -4,45 +4,16 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archives import members
 from kernloop.vm import cpio
 
 NAMES = st.text("abcde-_.", min_size=1, max_size=5).filter(lambda name: name not in (".", ".."))
 FILES = st.dictionaries(NAMES, st.binary(max_size=40), max_size=8)
-
-
-@dataclass(frozen=True)
-class Member:
-    name: str
-    mode: int
-    inode: int
-    owner: tuple[int, int]
-    mtime: int
-    rdev: tuple[int, int]
-    data: bytes
-
-
-def members(data: bytes) -> list[Member]:
-    """Documentation/driver-api/early-userspace/buffer-format.rst: 13 fields of 8 hex digits after the magic."""
-    found, at = [], 0
-    while True:
-        assert data[at : at + 6] == b"070701"
-        fields = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
-        inode, mode, uid, gid, _links, mtime, size, _, _, major, minor, name_size, _check = fields
-        name_end = at + 110 + name_size
-        assert data[name_end - 1] == 0
-        name = data[at + 110 : name_end - 1].decode()
-        body = name_end + -name_end % 4
-        if name == "TRAILER!!!":
-            assert set(data[body:]) <= {0}
-            return found
-        found.append(Member(name, mode, inode, (uid, gid), mtime, (major, minor), data[body : body + size]))
-        at = body + size + -size % 4
 
 
 def test_an_archive_holds_what_was_put_in_with_types_and_modes() -> None:

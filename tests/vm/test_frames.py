@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernloop.errors import UsageError
 from kernloop.vm.frames import Decoder, Frame, Kind, encode, run_request
 
 FRAMES = st.lists(
@@ -54,6 +55,13 @@ def test_a_command_goes_over_word_by_word(argv: list[str], env: dict[str, str]) 
 def test_bytes_of_the_command_line_that_are_no_utf8_survive() -> None:
     word = b"caf\xe9".decode(errors="surrogateescape")
     assert b"caf\xe9\0" in run_request(["echo", word], cwd="/", env={})
+
+
+@pytest.mark.parametrize("argv", [["echo", *["x"] * 5000], ["echo", "y" * (1 << 20)]], ids=["words", "bytes"])
+def test_a_command_that_is_longer_than_a_guest_takes_is_the_callers_mistake(argv: list[str]) -> None:
+    with pytest.raises(UsageError, match="too long for a guest") as caught:
+        run_request(argv, cwd="/root", env={})
+    assert "script" in caught.value.hint
 
 
 @pytest.mark.parametrize("argv", [[], [""], ["a\0b"], ["a", "b\0"]])

@@ -30,7 +30,7 @@ def small(tmp_path: Path) -> Iterator[Mount]:
             where = tmp_path / f"disk-{size}"
             where.mkdir()
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", where], check=True)
-            stack.callback(subprocess.run, ["umount", "-l", where], check=True)
+            stack.callback(subprocess.check_call, ["umount", "-l", where])
             return where
 
         yield mount

@@ -127,6 +127,17 @@ def test_kernloop_killed_at_any_moment_leaves_nothing(seed: int, process: subpro
     check_nothing_left(run)
 
 
+def test_qemu_frozen_from_outside_ends_by_the_deadline_as_a_hang_that_does_not_answer() -> None:
+    started = start("run", "--json", "--timeout", "8", "--", *COMMAND)
+    run = reach("command running")
+    os.kill(qemu_of(run), signal.SIGSTOP)
+    started.communicate(timeout=90)
+    verdict = verdict_of(run)
+    assert (started.returncode, verdict["verdict"]) == (124, "hang")
+    assert "does not answer" in verdict["summary"]
+    check_nothing_left(run)
+
+
 def test_the_next_run_after_a_kill_works(process: subprocess.Popen[bytes]) -> None:
     reach("guest up")
     process.kill()

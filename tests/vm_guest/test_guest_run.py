@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -109,6 +110,27 @@ def test_an_image_file_boots_by_its_path(tmp_path: Path) -> None:
     image.symlink_to(info["image"])
     value = kernloop("run", "--json", "--kernel", f"path:{image}", "--", "true").json
     assert (value["verdict"], value["kernel"]["guest_build_id"]) == ("pass", info["build_id"])
+
+
+HOST_IMAGES = [Path(f"/boot/vmlinuz-{platform.release()}"), Path(f"/usr/lib/modules/{platform.release()}/vmlinuz")]
+
+
+@pytest.mark.skipif(not any(map(Path.exists, HOST_IMAGES)), reason="this machine keeps no image of its kernel")
+def test_this_machines_own_kernel_boots_as_host() -> None:
+    done = kernloop("run", "--kernel", "host", "--", "uname", "-r")
+    assert (done.status, done.out.decode().strip()) == (0, platform.release())
+
+
+def test_what_a_command_leaves_behind_in_the_background_is_not_waited_for() -> None:
+    done = run("sh", "-c", "sleep 600 & echo left")
+    assert (done.status, done.out) == (0, b"left\n")
+
+
+def test_the_longest_command_line_that_is_taken_arrives_whole() -> None:
+    words = [f"word-{number}-{'x' * 200}" for number in range(3998)]
+    done = run("printf", "%s\\n", *words)
+    assert done.status == 0, done.text[-300:]
+    assert done.out.decode().splitlines() == words
 
 
 def test_cpus_and_memory_are_what_was_asked_for() -> None:

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
+from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from kernloop.errors import UsageError
+
+# What the readers of its parts say to an image that is cut off or overwritten.
+_DAMAGE = (struct.error, zlib.error, lzma.LZMAError, zstandard.ZstdError, ELFError, EOFError, IndexError)
 
 __all__ = ["Image", "build_id_of_notes", "read"]
 
@@ -55,6 +59,15 @@ def read(path: Path) -> Image:
     if data[0x202:0x206] != _MAGIC:
         what = "an ELF file (a vmlinux?)" if data[:4] == b"\x7fELF" else "no x86 bzImage"
         raise UsageError(f"{path} is {what}", hint="path: takes a bzImage, arch/x86/boot/bzImage in a built tree")
+    try:
+        return _parse(path, data)
+    except _DAMAGE as error:
+        raise UsageError(
+            f"{path} is damaged: {error or type(error).__name__}", hint="build or fetch it again; is it all there?"
+        ) from None
+
+
+def _parse(path: Path, data: bytes) -> Image:
     version_at = struct.unpack_from("<H", data, 0x20E)[0] + 0x200
     banner = data[version_at : version_at + 512].split(b"\0")[0].decode(errors="replace")
     vmlinux = _unpack(path, data)

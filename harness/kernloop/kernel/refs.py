@@ -119,8 +119,9 @@ def _config_beside(image: Path) -> Path | None:
 
 def _digest(prefix: str) -> Kernel:
     fitting = [found for found in cached() if found.digest.startswith(prefix)]
-    if len(fitting) != 1:
+    different = len({found.digest for found in fitting})
+    if different != 1:
         raise UsageError(
-            f"{len(fitting)} cached kernels have the digest {prefix}...", hint="kernloop kernel list shows them"
+            f"{different} cached kernels have the digest {prefix}...", hint="kernloop kernel list shows them"
         )
     return fitting[0]
