@@ -106,27 +106,30 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def processes_naming(text: str | Path) -> list[int]:
-    """Processes other than this one that have `text` in their command line."""
-    found = []
+def command_lines() -> dict[int, list[str]]:
+    """What runs on this machine beside us, zombies left out."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            line = (entry / "cmdline").read_bytes()
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
         except OSError:
             continue
-        if str(text).encode() in line and alive(int(entry.name)):
-            found.append(int(entry.name))
+        if words and alive(int(entry.name)):
+            found[int(entry.name)] = words
     return found
+
+
+def processes_naming(text: str | Path) -> list[int]:
+    """Processes other than this one that have `text` in their command line."""
+    return [pid for pid, words in command_lines().items() if any(str(text) in word for word in words)]
 
 
 def keeper_of(pid: int) -> int:
     """The keeper that kernloop's process `pid` started."""
     [found] = [
-        keeper
-        for keeper in processes_naming("keeper.py")
-        if (Path(f"/proc/{keeper}/cmdline").read_bytes().split(b"\0")[-2]) == str(pid).encode()
+        keeper for keeper, words in command_lines().items() if "keeper.py" in words[-2:][0] and words[-1] == str(pid)
     ]
     return found
 

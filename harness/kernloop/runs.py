@@ -114,10 +114,9 @@ class Summary:
 @contextlib.contextmanager
 def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
     """A new run directory. Raises HarnessError when it cannot be written."""
+    path = runs_dir() / f"{time.strftime('%Y%m%d-%H%M%S')}-{verb}-{secrets.token_hex(2)}"
     try:
-        runs_dir().mkdir(parents=True, exist_ok=True)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        path = runs_dir() / f"{stamp}-{verb}-{secrets.token_hex(2)}"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
         with owned.run(path, schema), _owner_lock(path):
             run = Run(path)
@@ -136,6 +135,8 @@ def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
     except KeyboardInterrupt:
         raise HarnessError("interrupted", hint="run it again") from None
     except OSError as error:
+        if not (path / _VERDICT).exists():
+            shutil.rmtree(path, ignore_errors=True)  # it has not even begun
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise HarnessError(
                 f"cannot write the run directory in {runs_dir()}: {error.strerror}",

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from kernloop.host import keeper
+from kernloop.host import keeper, process
 from support import alive, child, events_of, keeper_of, runs_dir, said, until, verdict_of
 
 # Owns a group, a folder, a file and a run, and says who the group's processes are.
@@ -107,22 +108,50 @@ def test_a_damaged_verdict_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
 def test_a_start_time_names_one_process_and_a_dead_one_has_none() -> None:
     assert keeper.start_time(os.getpid()) == keeper.start_time(os.getpid())
     assert isinstance(keeper.start_time(os.getpid()), int)
-    process = child("")
-    process.communicate()
-    assert keeper.start_time(process.pid) is None
+    ended = child("")
+    ended.communicate()
+    assert keeper.start_time(ended.pid) is None
 
 
-@pytest.mark.parametrize("started", [1, 0])
-def test_a_group_whose_number_went_to_another_process_is_left_alone(started: int) -> None:
-    bystander = child("import sys; print('up', flush=True); sys.stdin.readline()")
-    assert said(bystander) == "up"
-    recorded = child("""
-import runpy, sys
-from kernloop.host import keeper
-keeper._kill_group(int(sys.argv[1]), int(sys.argv[2]))
-print("asked", flush=True)
-""", str(bystander.pid), str(started))  # fmt: skip
-    assert said(recorded) == "asked"
-    recorded.communicate()
-    assert alive(bystander.pid)
-    bystander.communicate("\n")
+@pytest.mark.parametrize(("off", "lives"), [(1, True), (0, False)])
+def test_a_group_whose_number_went_to_another_process_is_left_alone(off: int, lives: bool) -> None:
+    bystander = process.spawn(["sleep", "600"])
+    started = keeper.start_time(bystander.pid)
+    assert started is not None
+    keeper._kill_group(bystander.pid, started + off)
+    try:
+        if lives:
+            with pytest.raises(subprocess.TimeoutExpired):
+                bystander.wait(timeout=0.3)
+        else:
+            assert bystander.wait(timeout=3) == -9
+    finally:
+        process.end_group(bystander)
+
+
+# Owns a folder and a run for a while, then nothing any more.
+PAST_OWNER = """
+import sys
+from pathlib import Path
+from kernloop import runs
+from kernloop.host import owned
+
+folder = Path(sys.argv[1])
+with runs.create("run", "kernloop.run/1", {"subject": "over"}) as run, owned.folder(folder):
+    folder.mkdir()
+    run.judge({"schema": "kernloop.run/1", "verdict": "pass", "summary": "exit 0"})
+print("over", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_an_owner_has_let_go_of_before_it_is_killed_stays(tmp_path: Path) -> None:
+    owner = child(PAST_OWNER, tmp_path / "folder")
+    assert said(owner) == "over"
+    its_keeper = keeper_of(owner.pid)
+    owner.kill()
+    owner.wait()
+    until(lambda: not alive(its_keeper), 3, "the keeper has done its work")
+    assert (tmp_path / "folder").exists()
+    assert verdict_of(the_run())["verdict"] == "pass"
+    assert events_of(the_run())[-1]["event"] == "verdict"

@@ -34,6 +34,7 @@ def a_kernel(release: str, source_version: str | None = None) -> Kernel:
         # Its own series, the newest of it, numbers compared as numbers.
         ("6.12.99", "6.12.99-1", KernelSource("linux-source-6.12", "6.12.107-1", False)),
         ("7.3.1", None, KernelSource("linux-source-7.3", "7.3.12-1", False)),
+        ("6.12.200", None, KernelSource("linux-source-6.12", "6.12.107-1", False)),
         # No source of its series: the next newer one, for headers work backwards and not forwards.
         ("6.16.3", None, KernelSource("linux-source-6.17", "6.17.13-1~bpo13+1", False)),
         ("6.18.5", None, KernelSource("linux-source-7.2", "7.2.13-1", False)),

@@ -26,7 +26,7 @@ from kernloop.vm.micro import End, Watched
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 KERNEL = Kernel("debian:7.3.4", "7.3.4", "", "ab12", "", Path("/x"), None, None, None, None, None)
 DONE = Watched(
-    End.COMMAND, Hello("7.3.4", "ab12"), 1, (), Ended(0, ""), "guest-shutdown", None, 100, "c0ffee", {"boot": 6.5}
+    End.COMMAND, Hello("7.3.4", "ab12"), 1, (), Ended(0, ""), "guest-shutdown", None, "", "c0ffee", {"boot": 6.5}
 )  # fmt: skip
 
 
@@ -213,6 +213,22 @@ def test_an_object_that_is_no_usable_scheduler_is_rejected_with_the_reason(
     found = recorded("fifo", run, change=change)
     assert (found.outcome.verdict, found.outcome.summary) == (Verdict.REJECTED, summary)
     assert found.outcome.next
+
+
+def test_a_loader_that_enables_nothing_is_inconclusive_for_nobody_has_said_no(run: runs.Run) -> None:
+    def change(data: bytes) -> bytes:
+        events = [
+            {"event": "loader", "stream": "stderr", "line": "Usage: scx_x [-v]"},
+            {"event": "loader-exit", "status": 3, "signal": 0},
+            {"event": "not-enabled", "why": "the loader ended before the scheduler was enabled"},
+            {"event": "done", "ok": False},
+        ]
+        return only_start(data) + b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+    found = recorded("null_check", run, change=change)
+    assert found.outcome.verdict is Verdict.INCONCLUSIVE
+    assert found.outcome.summary == "the loader ended before the scheduler was enabled (exit 3)"
+    assert (run.path / "loader.txt").read_text() == "Usage: scx_x [-v]\n"
 
 
 def test_a_build_error_says_file_line_and_message_and_keeps_all_clang_said(run: runs.Run) -> None:

@@ -20,7 +20,7 @@ from kernloop.vm.micro import End, Watched
 
 CONSOLES = Path(__file__).parent.parent / "fixtures/console"
 KERNEL = Kernel("debian:7.3.4", "7.3.4", "", "ab12", "", Path("/x"), None, None, None, None, None)
-FINE = Watched(End.COMMAND, Hello("7.3.4", "ab12"), 0, (), None, None, None, 10, "c0ffee", {"boot": 3.0})
+FINE = Watched(End.COMMAND, Hello("7.3.4", "ab12"), 0, (), None, None, None, "", "c0ffee", {"boot": 3.0})
 KILLED, BY_ITSELF = Ended(-9, ""), Ended(1, "a warning\nqemu: no such device")
 
 

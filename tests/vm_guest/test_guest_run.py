@@ -140,6 +140,10 @@ def test_cpus_and_memory_are_what_was_asked_for() -> None:
     assert 0.8 * (1 << 20) < int(memory.split()[1]) <= 1 << 20
 
 
+def test_the_smallest_memory_that_is_allowed_is_enough_to_boot() -> None:
+    assert kernloop("run", "--memory", "128M", "--", "true").status == 0
+
+
 def test_words_for_the_kernel_command_line_arrive() -> None:
     done = kernloop("run", "--append", "kernloop_test=1", "--", "cat", "/proc/cmdline")
     assert done.out.decode().split()[-1] == "kernloop_test=1"

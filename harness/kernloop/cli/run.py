@@ -102,9 +102,10 @@ def explain(outcome: Outcome, path: Path) -> None:
     err.print(f"kernloop: {mark(outcome.verdict)}: {escape(outcome.summary)}")
     first = outcome.evidence[0] if outcome.evidence else None
     if first and first.lines:
-        lines = (path / first.path).read_text(errors="replace").splitlines()
+        # Only a newline ends a line here, as for the parser that counted them.
+        lines = (path / first.path).read_bytes().decode(errors="replace").split("\n")
         for line in lines[first.lines[0] - 1 : first.lines[1]][:14]:
-            err.print(f"  [dim]|[/] {escape(line)}")
+            err.print(f"  [dim]|[/] {escape(line.rstrip())}")
         err.print(f"  {path / first.path}, lines {first.lines[0]} to {first.lines[1]}")
     else:
         err.print(f"  evidence: {path}")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kernloop.errors import HarnessError
 from kernloop.host import process
-from kernloop.host.cache import exclusive
+from kernloop.host.cache import exclusive, need_space
 from kernloop.host.paths import cache_dir
 
 __all__ = [
@@ -39,6 +39,7 @@ SUITES = ("bookworm", "trixie", "trixie-backports", "sid")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _MAX_AGE = 24 * 3600.0
 _RETRY = 600.0
+_MIB_NEEDED = 150
 _OFFLINE = re.compile(r"Could not resolve|Temporary failure|Could not connect|Failed to fetch|Network is unreachable")
 
 
@@ -88,8 +89,9 @@ def refresh(*, max_age: float = _MAX_AGE) -> None:
     with _locked("fetching Debian's package lists"):
         if _age(stamp) < max_age:
             return
-        _configure()
         try:
+            need_space(_root(), _MIB_NEEDED, "fetching Debian's package lists")
+            _configure()
             _apt("apt-get", "update", what="fetching Debian's package lists", seconds=300)
         except HarnessError:
             if not stamp.exists():

@@ -54,9 +54,10 @@ def ensure(path: Path, make: Callable[[Path], None], *, what: str, seconds: floa
 @contextlib.contextmanager
 def exclusive(name: str, *, what: str, seconds: float) -> Iterator[None]:
     """Hold the lock `name` among all kernloop processes of this user; the kernel drops it when we die."""
-    folder = cache_dir() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    fd = os.open(folder / name.replace("/", "_"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = cache_dir() / "locks" / name.replace("/", "_")
+    with _disk_errors(file, what):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _lock(fd, what, time.monotonic() + seconds)
         yield

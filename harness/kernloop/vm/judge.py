@@ -123,6 +123,13 @@ def _gone(base: Outcome, watched: Watched) -> Outcome:
             summary=f"QEMU was killed from outside by signal {-qemu.status}",
             next="look at who kills: the OOM killer (host dmesg), a person; then run it again",
         )
+    if watched.hello is None and watched.init_said:
+        return replace(
+            base,
+            verdict=Verdict.REJECTED,
+            summary=f"this kernel cannot be talked to: {watched.init_said}",
+            next="build it with what skills/kernel-boot/references/own-kernel.md lists",
+        )
     if watched.shutdown_reason in ("guest-shutdown", "guest-reset"):
         off = watched.shutdown_reason == "guest-shutdown"
         how = "powered itself off" if off else "was reset (reboot, triple fault)"

@@ -27,6 +27,7 @@ __all__ = ["BOOT_SECONDS", "Command", "End", "Watched", "watch"]
 
 # The slowest boot seen under TCG on a loaded machine took 20 s.
 BOOT_SECONDS = 90.0
+_INIT = "kernloop-init: "
 # A kernel that panicked prints its last lines before pvpanic's event or, without pvpanic, just stops.
 _PANIC_SECONDS = 5.0
 _SYSRQ_SECONDS = 8.0
@@ -61,7 +62,8 @@ class Command:
 class Watched:
     """The facts of a run. `status` is the command's exit code (negative: a signal), a str why it did not start.
 
-    `answered_sysrq` is for hangs: True when the kernel still reacts. `times` holds seconds since QEMU's start.
+    `answered_sysrq` is for hangs: True when the kernel still reacts. `init_said` is the last complaint of our init.
+    `times` holds seconds since QEMU's start.
     """
 
     end: End
@@ -71,7 +73,7 @@ class Watched:
     qemu: Ended | None
     shutdown_reason: str | None
     answered_sysrq: bool | None
-    console_lines: int
+    init_said: str
     console_sha256: str
     times: Mapping[str, float]
 
@@ -134,7 +136,7 @@ async def watch(
         gone,
         machine.shutdown_reason,
         answered,
-        console.lines,
+        console.init_said,
         digest,
         {name: round(t, 3) for name, t in times.items()},
     )
@@ -144,20 +146,21 @@ async def watch(
 class _Console:
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._found: dict[int, Crash] = {}
-        self.lines = 0
         self.panic = asyncio.Event()
         self.last_line = 0.0
         self.sysrq = asyncio.Event()
+        self.init_said = ""
         self._parser = ConsoleParser()
         self._on_line = on_line
 
     def feed(self, line: str) -> None:
-        self.lines += 1
         self.last_line = asyncio.get_running_loop().time()
         self._on_line(line)
         self._take(self._parser.feed(line))
         if "Kernel panic - not syncing" in line:
             self.panic.set()
+        if line.startswith(_INIT):
+            self.init_said = line.removeprefix(_INIT)
         if "sysrq: Show" in line:
             self.sysrq.set()
 
