@@ -45,6 +45,9 @@ def main() -> None:
 
         # A verb that knows of --json has handled it by itself; this is for what fails around the verbs.
         raise SystemExit(fail(error, as_json="--json" in sys.argv).exit_code) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("kernloop: interrupted\n")
+        raise SystemExit(125) from None
     except BrokenPipeError:
         # Whoever read us has seen enough (`| head`): the interpreter must not complain while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

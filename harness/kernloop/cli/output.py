@@ -12,8 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from kernloop.errors import HarnessError
+from kernloop.host.progress import heard_by
 
 __all__ = ["JsonFlag", "err", "fail", "mark", "out", "print_json", "progress"]
 
@@ -56,11 +58,24 @@ def mark(verdict: str) -> str:
 
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is being done: a spinner on a terminal, plain lines elsewhere."""
-    if quiet:
-        yield lambda text: None
-    elif err.is_terminal:
-        with err.status("starting") as status:
-            yield lambda text: status.update(escape(text))
+    """What is being done, on stderr: one line with the time it has taken on a terminal, plain lines elsewhere.
+
+    `quiet` leaves room for a guest's own output: only the library's slow work (kernloop.host.progress) is told then.
+    """
+    if err.is_terminal and not quiet:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=err, transient=True) as bar:
+            task = bar.add_task("", visible=False)
+
+            def show(text: str) -> None:
+                bar.reset(task, description=escape(text), visible=True)
+
+            with heard_by(show):
+                yield show
     else:
-        yield lambda text: err.print(f"kernloop: {escape(text)}")
+
+        def line(text: str) -> None:
+            err.print(f"kernloop: {escape(text)}")
+
+        with heard_by(line):
+            yield (lambda text: None) if quiet else line

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kernloop.errors import HarnessError
-from kernloop.host import process
+from kernloop.host import process, progress
 from kernloop.host.cache import exclusive, need_space
 from kernloop.host.paths import cache_dir
 
@@ -89,6 +89,7 @@ def refresh(*, max_age: float = _MAX_AGE) -> None:
     with _locked("fetching Debian's package lists"):
         if _age(stamp) < max_age:
             return
+        progress.say("fetching Debian's package lists")
         try:
             need_space(_root(), _MIB_NEEDED, "fetching Debian's package lists")
             _configure()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kernloop.errors import HarnessError
-from kernloop.host import owned
+from kernloop.host import owned, progress
 from kernloop.host.paths import cache_dir
 
 __all__ = ["ensure", "exclusive", "need_space"]
@@ -39,6 +39,7 @@ def ensure(path: Path, make: Callable[[Path], None], *, what: str, seconds: floa
             for left in path.parent.iterdir():
                 if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.staging", left.name):
                     shutil.rmtree(left, ignore_errors=True)
+            progress.say(what)
             staging = path.parent / f".{path.name}.{os.getpid()}.staging"
             with owned.folder(staging):
                 try:

@@ -107,7 +107,7 @@ def get() -> Toolset:
     path = _path()
     if not path.exists():
         need_space(path, _MIB_NEEDED, "the tools (QEMU, clang, busybox)")
-    ensure(path, lambda staging: _make(staging, path), what="fetching QEMU, clang and busybox")
+    ensure(path, lambda staging: _make(staging, path), what="fetching QEMU, clang and busybox (140 MB)")
     return _load(path)
 
 

@@ -94,7 +94,11 @@ def fetch(release: Release) -> Kernel:
     """`release` in the cache, downloaded and signature-checked by apt if it is not there yet."""
     if not release.folder.exists():
         need_space(release.folder, 3 * (release.size >> 20) + 120, f"kernel {release.release}")
-    ensure(release.folder, lambda staging: _make(release, staging), what=f"fetching kernel {release.release}")
+    ensure(
+        release.folder,
+        lambda staging: _make(release, staging),
+        what=f"fetching kernel {release.release} ({release.size >> 20} MiB)",
+    )
     return kernel.load(release.folder)
 
 

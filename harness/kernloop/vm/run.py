@@ -24,6 +24,8 @@ from kernloop.vm.micro import Command, Watched, watch
 __all__ = ["SCHEMA", "Request", "execute"]
 
 SCHEMA = "kernloop.run/1"
+# Of each of the command's streams so much stays in the run directory: `yes` must not fill the disk.
+_KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,15 @@ def execute(
         keep = {name: stack.enter_context((run.path / name).open("wb")) for name in ("stdout", "stderr")}
 
         def tee(name: str, on_bytes: Callable[[bytes], None]) -> Callable[[bytes], None]:
+            left = _KEPT_BYTES
+
             def take(data: bytes) -> None:
-                keep[name].write(data)
+                nonlocal left
+                if left >= 0 > left - len(data):
+                    run.note("output-cut", stream=name, kept=_KEPT_BYTES)
+                keep[name].write(data[: max(left, 0)])
                 keep[name].flush()
+                left -= len(data)
                 on_bytes(data)
 
             return take
