@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from kernloop.host.paths import cache_dir
 from support import alive, events_of, processes_naming, runs_dir, start, the_run, until, verdict_of
 
 pytestmark = pytest.mark.vm
@@ -74,7 +75,7 @@ def check_nothing_left(run: Path) -> None:
     until(lambda: not any(alive(pid) for pid in pids), CLEANED, f"processes {pids} gone")
     until(lambda: not (run / "initramfs").exists(), CLEANED, "the guest's initramfs removed")
     assert not [file for file in run.rglob("*") if stat.S_ISSOCK(file.lstat().st_mode)]
-    cache = Path(os.environ["XDG_CACHE_HOME"]) / "kernloop"
+    cache = cache_dir()
     assert not list(cache.glob("*/.*.staging"))
     assert not list(Path(tempfile.gettempdir()).glob("kernloop-*"))
 
