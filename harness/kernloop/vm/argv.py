@@ -41,16 +41,17 @@ class MachineSpec:
 
 @dataclass(frozen=True)
 class Channels:
-    """How QEMU is reached: numbers of inherited, connected sockets, and the file that keeps all console output."""
+    """How QEMU is reached, by inherited descriptors: pipes (for its output, for its input) for console and agent, a
+    connected socket for QMP; and the file that keeps all console output."""
 
-    console_fd: int
-    agent_fd: int
-    qmp_fd: int
+    console: tuple[int, int]
+    agent: tuple[int, int]
+    qmp: int
     console_log: Path
 
 
 def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, initramfs: Path, channels: Channels) -> list[str]:
-    """The argv. Sockets are inherited, so nothing in the file system names them and nothing is left when QEMU dies."""
+    """The argv. Descriptors are inherited: nothing in the file system names them, nothing is left when QEMU dies."""
     return [
         str(qemu),
         "-nodefaults",
@@ -77,20 +78,19 @@ def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, initramfs: Path, chan
         "pvpanic-pci",
         "-device",
         "vmcoreinfo",
-        # QEMU's file chardev loses what comes while it is full; logfile is written in step with the socket.
         "-chardev",
-        f"socket,id=console,fd={channels.console_fd},logfile={_escape(channels.console_log)}",
+        f"{_pipes('console', channels.console)},logfile={_escape(channels.console_log)}",
         "-serial",
         "chardev:console",
         "-chardev",
-        f"socket,id=agent,fd={channels.agent_fd}",
+        _pipes("agent", channels.agent),
         # ioeventfd would hand the guest's kicks to another thread: in virtual time that makes their timing random.
         "-device",
         "virtio-serial-pci,ioeventfd=off",
         "-device",
         "virtserialport,chardev=agent,name=kernloop",
         "-chardev",
-        f"socket,id=qmp,fd={channels.qmp_fd}",
+        f"socket,id=qmp,fd={channels.qmp}",
         "-mon",
         "chardev=qmp,mode=control",
     ]
@@ -116,6 +116,12 @@ def _timing(spec: MachineSpec) -> list[str]:
     if spec.accelerator == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
     return ["-accel", "tcg,thread=single", "-cpu", "max"]
+
+
+# The file chardev opens what it is given; append keeps it from truncating, which a pipe would refuse.
+def _pipes(name: str, ends: tuple[int, int]) -> str:
+    out, into = ends
+    return f"file,id={name},path=/dev/fd/{out},append=on,input-path=/dev/fd/{into}"
 
 
 def _escape(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import struct
@@ -24,8 +25,11 @@ from kernloop.vm.frames import Decoder, Frame, Kind, encode, run_request
 
 __all__ = ["Ended", "Hello", "Job", "Machine", "boot"]
 
-# The host's ends buffer this much, so that QEMU never waits for us and a guest's timing cannot depend on ours.
-_BUFFER = 8 << 20
+# What the guest may be ahead of us. When a channel is full QEMU tries again later, at a time of the host's choosing: in
+# virtual time that would let the host's load into the guest. A pipe holds this many bytes; a socket, which charges
+# every byte of a serial port as a message of its own, is full after a few hundred.
+_AHEAD = 1 << 20
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,14 @@ class Machine:
     """Made by `boot`. `hello` is done when the guest's init is up, `panicked` when QEMU saw the guest panic,
     `ended` when QEMU is gone, `broken` when what the guest says can no longer be taken (full disk, closed stdout)."""
 
-    def __init__(self, qemu: subprocess.Popen[bytes], agent: socket.socket, stderr_path: Path) -> None:
+    def __init__(
+        self,
+        qemu: subprocess.Popen[bytes],
+        agent: asyncio.StreamReader,
+        to_agent: asyncio.WriteTransport,
+        to_console: asyncio.WriteTransport,
+        stderr_path: Path,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[Hello] = loop.create_future()
         self.ended: asyncio.Future[Ended] = loop.create_future()
@@ -67,6 +78,8 @@ class Machine:
         self.shutdown_reason: str | None = None
         self._qemu = qemu
         self._agent = agent
+        self._to_agent = to_agent
+        self._to_console = to_console
         self._stderr_path = stderr_path
         self._jobs: dict[int, Job] = {}
         self._next_job = 1
@@ -100,15 +113,15 @@ class Machine:
         job = Job(on_stdout, on_stderr)
         number, self._next_job = self._next_job, self._next_job % 0xFFFF + 1
         self._jobs[number] = job
-        await self._send(Frame(Kind.RUN, number, run_request(argv, cwd=cwd, env=env)))
-        await self._send(Frame(Kind.STDIN, number, b""))
+        self._to_agent.write(encode(Frame(Kind.RUN, number, run_request(argv, cwd=cwd, env=env))))
+        self._to_agent.write(encode(Frame(Kind.STDIN, number, b"")))
         return job
 
     async def send_break(self, keys: str) -> None:
         """SysRq by serial break: BREAK, then one key, for each of `keys` (Documentation/admin-guide/sysrq.rst)."""
         for key in keys:
             await self.qmp("chardev-send-break", {"id": "console"})
-            await asyncio.get_running_loop().sock_sendall(self._console, key.encode())
+            self._to_console.write(key.encode())
 
     def watch_qemu(self) -> None:
         """Resolve `ended` when the process goes."""
@@ -124,10 +137,9 @@ class Machine:
 
         loop.add_reader(fd, gone)
 
-    async def read_console(self, console: socket.socket, on_line: Callable[[str], None]) -> None:
-        self._console = console
+    async def read_console(self, console: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
         rest = b""
-        while data := await _receive(console):
+        while data := await console.read(_PIECE):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 on_line(line.rstrip(b"\r").decode(errors="replace"))
@@ -136,7 +148,7 @@ class Machine:
 
     async def read_agent(self) -> None:
         decoder = Decoder()
-        while data := await _receive(self._agent):
+        while data := await self._agent.read(_PIECE):
             try:
                 frames = list(decoder.feed(data))
             except ValueError as error:
@@ -170,10 +182,6 @@ class Machine:
         if self._qmp is not None:
             with contextlib.suppress(QMPError, EOFError, OSError):
                 await self._qmp.disconnect()
-
-    async def _send(self, frame: Frame) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            await asyncio.get_running_loop().sock_sendall(self._agent, encode(frame))
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind is Kind.NOTES:
@@ -215,14 +223,14 @@ async def boot(
     Raises HarnessError when QEMU cannot be started.
     """
     async with contextlib.AsyncExitStack() as stack:
-        ours, theirs = {}, {}
-        for name in ("console", "agent", "qmp"):
-            ours[name], theirs[name] = (stack.enter_context(end) for end in socket.socketpair())
-            ours[name].setblocking(False)
-            for end in (ours[name], theirs[name]):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        qmp, their_qmp = (stack.enter_context(end) for end in socket.socketpair())
+        qmp.setblocking(False)
+        console, agent = _Pipes(), _Pipes()
         channels = Channels(
-            theirs["console"].fileno(), theirs["agent"].fileno(), theirs["qmp"].fileno(), run / "console.log"
+            (console.guest_out, console.guest_in),
+            (agent.guest_out, agent.guest_in),
+            their_qmp.fileno(),
+            run / "console.log",
         )
         argv = qemu_argv(qemu, spec, kernel, initramfs, channels)
         (run / "argv").write_text("\n".join(argv) + "\n")
@@ -233,37 +241,58 @@ async def boot(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr.fileno(),
-                pass_fds=[end.fileno() for end in theirs.values()],
+                pass_fds=[*channels.console, *channels.agent, channels.qmp],
             )
         stack.callback(process.end_group, started)
         stack.enter_context(owned.group(started.pid))
-        for end in theirs.values():
-            end.close()
-        machine = Machine(started, ours["agent"], stderr_path)
+        their_qmp.close()
+        for pipes in (console, agent):
+            pipes.close_theirs()
+        from_console, to_console = await console.streams()
+        from_agent, to_agent = await agent.streams()
+        stack.callback(to_console.close)
+        stack.callback(to_agent.close)
+        machine = Machine(started, from_agent, to_agent, to_console, stderr_path)
         machine.watch_qemu()
         readers = [
-            asyncio.create_task(machine.read_console(ours["console"], on_console)),
+            asyncio.create_task(machine.read_console(from_console, on_console)),
             asyncio.create_task(machine.read_agent()),
         ]
         for reader in readers:
             reader.add_done_callback(machine.watch_reader)
         events = asyncio.create_task(machine.read_events())
         try:
-            await machine.connect_qmp(ours["qmp"])
+            await machine.connect_qmp(qmp)
             yield machine
         finally:
             process.end_group(started)
             await machine.disconnect_qmp()
             events.cancel()
-            # The sockets end now that QEMU has; what it wrote last is still in them.
+            # The pipes end now that QEMU has; what it wrote last is still in them.
             _, late = await asyncio.wait(readers, timeout=5)
             for task in late:
                 task.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
 
 
-async def _receive(end: socket.socket) -> bytes:
-    try:
-        return await asyncio.get_running_loop().sock_recv(end, 1 << 18)
-    except ConnectionResetError:
-        return b""
+# A pipe from QEMU to us and one back. QEMU opens its ends anew by /dev/fd, so ours see the end when QEMU goes.
+class _Pipes:
+    def __init__(self) -> None:
+        self.from_guest, self.guest_out = os.pipe2(os.O_CLOEXEC)
+        self.guest_in, self.to_guest = os.pipe2(os.O_CLOEXEC)
+        for end in (self.guest_out, self.guest_in):
+            fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, _AHEAD)
+
+    def close_theirs(self) -> None:
+        os.close(self.guest_out)
+        os.close(self.guest_in)
+
+    async def streams(self) -> tuple[asyncio.StreamReader, asyncio.WriteTransport]:
+        """Our ends; closing them is the event loop's from here on."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_AHEAD)
+        await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self.from_guest, "rb", buffering=0)
+        )
+        writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(self.to_guest, "wb", buffering=0))
+        return reader, writer
