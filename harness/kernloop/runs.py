@@ -9,7 +9,6 @@ verdict.json  `unknown` until judged; the keeper completes it when kernloop itse
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import secrets
@@ -26,7 +25,7 @@ from kernloop.host import owned
 from kernloop.host.paths import runs_dir
 from kernloop.verdict import Evidence
 
-__all__ = ["Run", "Summary", "collect", "create", "find", "listing"]
+__all__ = ["Run", "Summary", "collect", "create", "find", "listing", "read_json", "timeline"]
 
 _VERDICT = "verdict.json"
 # What may lie in a run directory, what it shows, the most telling first.
@@ -137,12 +136,10 @@ def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
     except OSError as error:
         if not (path / _VERDICT).exists():
             shutil.rmtree(path, ignore_errors=True)  # it has not even begun
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise HarnessError(
-                f"cannot write the run directory in {runs_dir()}: {error.strerror}",
-                hint="free some space, or set XDG_STATE_HOME; kernloop runs gc",
-            ) from None
-        raise
+        raise HarnessError(
+            f"cannot write the run directory in {runs_dir()}: {error.strerror or error}",
+            hint="free some space, or set XDG_STATE_HOME; kernloop runs gc",
+        ) from None
 
 
 def listing() -> list[Summary]:
@@ -164,6 +161,16 @@ def find(name: str) -> Path:
     return fitting[0]
 
 
+def timeline(path: Path) -> list[dict[str, Any]]:
+    """What was done in the run at `path`, oldest first; a line that a kill or a full disk cut off is left out."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in (path / "timeline.jsonl").read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
+
+
 def collect(*, keep: int, dry_run: bool = False) -> list[Summary]:
     """Remove all finished runs but the newest `keep`; returns what was (or would be) removed."""
     finished = [run for run in listing() if not run.live]
@@ -176,7 +183,7 @@ def collect(*, keep: int, dry_run: bool = False) -> list[Summary]:
 # Whoever leaves the block by an exception has perhaps not said how the run ended.
 def _abandon(run: Run, schema: str, error: BaseException) -> None:
     with contextlib.suppress(OSError):
-        if _read(run.path / _VERDICT).get("verdict") != "unknown":
+        if read_json(run.path / _VERDICT).get("verdict") != "unknown":
             return
         summary = (
             "interrupted"
@@ -218,7 +225,7 @@ def _is_live(path: Path) -> bool:
 
 
 def _summary(path: Path) -> Summary:
-    spec, verdict = _read(path / "spec.json"), _read(path / _VERDICT)
+    spec, verdict = read_json(path / "spec.json"), read_json(path / _VERDICT)
     live = _is_live(path)
     word, text = str(verdict.get("verdict", "unknown")), str(verdict.get("summary", ""))
     if word == "unknown" and not live:
@@ -245,7 +252,8 @@ def _stat(path: Path) -> tuple[int, float]:
     return found.st_size if stat.S_ISREG(found.st_mode) else 0, found.st_mtime
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in `path`; empty when it is not there or was cut off."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -171,8 +171,15 @@ def test_a_test_that_was_planned_and_never_run_is_our_fault_and_no_pass(run: run
     assert (found.outcome.verdict, found.outcome.summary) == (Verdict.INFRA, "the suite ended without reload")
 
 
-def test_a_deadline_in_the_middle_of_a_test_is_a_hang(run: runs.Run) -> None:
+def test_a_deadline_with_a_living_kernel_says_nothing_about_the_scheduler(run: runs.Run) -> None:
     late = replace(DONE, end=End.DEADLINE, status=None, answered_sysrq=True, qemu=None)
+    found = recorded("fifo", run, change=until_event("done"), watched=late)
+    assert found.outcome.verdict is Verdict.INCONCLUSIVE
+    assert "more than 300 s of real time" in found.outcome.summary
+
+
+def test_a_deadline_with_a_dead_kernel_is_a_hang(run: runs.Run) -> None:
+    late = replace(DONE, end=End.DEADLINE, status=None, answered_sysrq=False, qemu=None)
     found = recorded("fifo", run, change=until_event("done"), watched=late)
     assert found.outcome.verdict is Verdict.HANG
     assert "the deadline of 300 s passed" in found.outcome.summary

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from kernloop.vm.argv import Channels, MachineSpec, VirtualTime, qemu_argv
 
-CHANNELS = Channels(3, 4, 5, Path("/runs/a/console.log"))
+CHANNELS = Channels((3, 4), (5, 6), 7, Path("/runs/a/console.log"))
 
 
 def argv(spec: MachineSpec, channels: Channels = CHANNELS) -> list[str]:
@@ -71,11 +72,15 @@ def test_memory_and_images_are_those_asked_for() -> None:
     ("path", "escaped"), [("/a,b/console.log", "/a,,b/console.log"), ("/a b/c=d.log", "/a b/c=d.log")]
 )
 def test_a_comma_in_the_run_directory_does_not_end_the_option(path: str, escaped: str) -> None:
-    words = argv(MachineSpec(), Channels(3, 4, 5, Path(path)))
-    assert f"socket,id=console,fd=3,logfile={escaped}" in values(words, "-chardev")
+    words = argv(MachineSpec(), Channels((3, 4), (5, 6), 7, Path(path)))
+    pipes = "file,id=console,path=/dev/fd/3,append=on,input-path=/dev/fd/4"
+    assert f"{pipes},logfile={escaped}" in values(words, "-chardev")
 
 
-def test_no_socket_has_a_name_in_the_file_system() -> None:
-    sockets = [value for value in values(argv(MachineSpec()), "-chardev") if value.startswith("socket")]
-    assert len(sockets) == 3
-    assert all(",fd=" in value and "path=" not in value and "port=" not in value for value in sockets)
+def test_no_channel_has_a_name_in_the_file_system() -> None:
+    channels = values(argv(MachineSpec()), "-chardev")
+    assert len(channels) == 3
+    assert all(
+        "fd=7" in value or re.search(r",path=/dev/fd/[35],.*input-path=/dev/fd/[46]", value) for value in channels
+    )
+    assert not any("port=" in value for value in channels)

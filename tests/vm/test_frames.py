@@ -66,5 +66,5 @@ def test_a_command_that_is_longer_than_a_guest_takes_is_the_callers_mistake(argv
 
 @pytest.mark.parametrize("argv", [[], [""], ["a\0b"], ["a", "b\0"]])
 def test_a_command_that_c_strings_cannot_hold_is_refused(argv: list[str]) -> None:
-    with pytest.raises(ValueError, match="command needs a name"):
+    with pytest.raises(UsageError, match="command needs a name"):
         run_request(argv, cwd="/", env={})

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import SCHEDULERS, kernloop
+from support import SCHEDULERS, events_of, kernloop, start, the_run, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
@@ -58,3 +63,21 @@ def test_another_seed_is_another_console_and_again_the_same_each_time() -> None:
     assert first["console_sha256"] != second["console_sha256"]
     assert same(second, verify("fifo.bpf.c", "--tests", "idle", "--seed", "2"))
     assert (first["seed"], second["seed"]) == (1, 2)
+
+
+def reached(run: Path, stage: str) -> bool:
+    return stage in [entry["event"] for entry in events_of(run)]
+
+
+def test_a_kernloop_that_stands_still_for_a_while_does_not_reach_the_guest() -> None:
+    words = ("verify", "--json", "--tests", "idle,wakeup", SCHEDULERS / "fifo.bpf.c")
+    stopped = start(*words)
+    run = until(the_run, 60, "a run directory")
+    assert run is not None
+    for stage in ("qemu-started", "guest-up"):
+        until(partial(reached, run, stage), 90, stage)
+        stopped.send_signal(signal.SIGSTOP)
+        time.sleep(3)  # nothing is waited for: so long nobody reads what the guest says
+        stopped.send_signal(signal.SIGCONT)
+    out, _ = stopped.communicate(timeout=300)
+    assert same(json.loads(out), kernloop(*words, seconds=300).json)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import traceback
 
 import typer
 
 from kernloop import __version__
 from kernloop.cli import doctor, kernel, run, runs, selftest, verify
+from kernloop.cli.output import fail
 from kernloop.errors import HarnessError
 
 __all__ = ["app", "main"]
@@ -38,17 +39,16 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 
 def main() -> None:
+    as_json = "--json" in sys.argv
     try:
         app(prog_name="kernloop")
     except HarnessError as error:
-        from kernloop.cli.output import fail
-
         # A verb that knows of --json has handled it by itself; this is for what fails around the verbs.
-        raise SystemExit(fail(error, as_json="--json" in sys.argv).exit_code) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("kernloop: interrupted\n")
-        raise SystemExit(125) from None
-    except BrokenPipeError:
-        # Whoever read us has seen enough (`| head`): the interpreter must not complain while it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
+        raise SystemExit(fail(error, as_json=as_json).exit_code) from None
+    except Exception as error:  # noqa: BLE001 a bug of ours must not look like the subject's fault (exit 1)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        bug = HarnessError(
+            f"kernloop failed: {type(error).__name__}: {error} ({where.filename}:{where.lineno})",
+            hint="this is a bug of kernloop; kernloop runs show last has what was done until then",
+        )
+        raise SystemExit(fail(bug, as_json=as_json).exit_code) from None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -53,10 +52,10 @@ def show(
         typer.echo(log.read_text(errors="replace") if log.exists() else "", nl=False)
         return
     summary = next(found for found in runs.listing() if found.path == path)
-    timeline = [json.loads(line) for line in (path / "timeline.jsonl").read_text().splitlines()]
+    timeline = runs.timeline(path)
     if as_json:
-        verdict = json.loads((path / "verdict.json").read_text())
-        print_json({"schema": "kernloop.runs-show/1", **_row(summary), "result": verdict, "timeline": timeline})
+        result = runs.read_json(path / "verdict.json")
+        print_json({"schema": "kernloop.runs-show/1", **_row(summary), "result": result, "timeline": timeline})
         return
     out.print(f"[bold]{summary.id}[/]  {mark(summary.verdict)}  {escape(summary.summary)}")
     out.print(f"  kernloop {summary.verb} {escape(summary.subject)}")

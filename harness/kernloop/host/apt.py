@@ -71,16 +71,30 @@ def mirror() -> str | None:
     if asked := os.environ.get("KERNLOOP_DEBIAN_MIRROR"):
         return asked.rstrip("/")
     etc = Path("/etc/apt")
-    files = [
-        etc / "sources.list",
-        *sorted(etc.glob("sources.list.d/*.list")),
+    for file in [
         *sorted(etc.glob("sources.list.d/*.sources")),
-    ]
-    for file in files:
+        etc / "sources.list",
+        *etc.glob("sources.list.d/*.list"),
+    ]:
         with contextlib.suppress(OSError):
-            for address in re.findall(r"^(?:deb\s.*?|URIs:\s*.*?)(\w+://\S+/debian)/?(?:\s|$)", file.read_text(), re.M):
-                return str(address)
+            text = file.read_text(errors="replace")
+            entries = re.split(r"\n\s*\n", text) if file.suffix == ".sources" else text.splitlines()
+            if found := next(filter(None, map(_debian_in, entries)), None):
+                return found
     return None
+
+
+# A third party's repository may lie under /debian as well, but signs with its own key or has other components.
+def _debian_in(entry: str) -> str | None:
+    lines = [line for line in entry.splitlines() if not line.lstrip().startswith("#")]
+    text = "\n".join(lines)
+    signed = re.search(r"signed-by[:=]\s*([^\s\]]+)", text, re.I)
+    if re.search(r"^Enabled:\s*no", text, re.I | re.M) or not re.search(r"\bmain\b", text):
+        return None
+    if signed and "debian-archive" not in signed[1]:
+        return None
+    address = re.search(r"^(?:deb\s.*?|URIs:\s*.*?)(\w+://\S+/debian)/?(?:\s|$)", text, re.M)
+    return address[1] if address else None
 
 
 def refresh(*, max_age: float = _MAX_AGE) -> None:
@@ -196,7 +210,7 @@ def _configure() -> None:
     (root / "sources.list").write_text(
         "".join(f"deb [signed-by={KEYRING}] {address} {suite} main\n" for suite in SUITES)
     )
-    options = {
+    options: dict[str, object] = {
         "Dir::State::Lists": root / "lists",
         "Dir::State::status": root / "status",
         "Dir::State::extended_states": root / "extended_states",
@@ -204,6 +218,10 @@ def _configure() -> None:
         "Dir::Etc::SourceParts": "/dev/null",
         "Dir::Etc::Preferences": "/dev/null",
         "Dir::Etc::PreferencesParts": "/dev/null",
+        # Whatever the machine has set (hooks, unsigned repositories) is not for us, but for the way to the network.
+        "Dir::Etc::Parts": "/dev/null",
+        "Dir::Etc::Main": "/dev/null",
+        **_proxies(),
         "Dir::Cache": root / "cache",
         "Dir::Log": root,
         "APT::Architecture": "amd64",
@@ -217,6 +235,11 @@ def _configure() -> None:
         "Acquire::Check-Valid-Until": "false",
     }
     (root / "apt.conf").write_text("".join(f'{key} "{value}";\n' for key, value in options.items()))
+
+
+def _proxies() -> dict[str, str]:
+    text = process.run(["apt-config", "dump", "Acquire"], seconds=20, what="apt-config", check=False).stdout
+    return dict(re.findall(r'^(Acquire::https?::\S*Proxy\S*) "([^"]*)";$', text, re.M))
 
 
 def _apt(tool: str, *arguments: str, what: str, seconds: float, cwd: Path | None = None) -> str:
@@ -235,7 +258,7 @@ def _apt(tool: str, *arguments: str, what: str, seconds: float, cwd: Path | None
     text = " | ".join(bad[:3]) or f"exit {done.status}"
     if process.disk_full(done.stderr) or "enough free space" in done.stderr:
         raise HarnessError(f"{what}: the disk is full ({_root()})", hint="free some space, or move XDG_CACHE_HOME")
-    if "404" in done.stderr:
+    if re.search(r"\b404\s+Not Found", done.stderr):
         (_root() / "fresh").unlink(missing_ok=True)
         raise HarnessError(
             f"{what}: the mirror no longer has it: {text}",

@@ -78,7 +78,7 @@ def need_space(folder: Path, mib: int, what: str) -> None:
         )
 
 
-# flock has no time-out of its own; half a second between tries costs nothing beside the work that is waited for.
+# flock has no time-out of its own; a moment between tries costs nothing beside the work that is waited for.
 def _lock(fd: int, what: str, deadline: float) -> None:
     while True:
         try:
@@ -102,8 +102,7 @@ def _disk_errors(path: Path, what: str) -> Iterator[None]:
                 f"{what}: the disk is full ({path.parent})",
                 hint="free some space, or set XDG_CACHE_HOME to a larger file system",
             ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise HarnessError(
-                f"{what}: cannot write {path.parent}: {error.strerror}", hint="set XDG_CACHE_HOME to a writable folder"
-            ) from None
-        raise
+        raise HarnessError(
+            f"{what}: cannot write {error.filename or path.parent}: {error.strerror}",
+            hint="set XDG_CACHE_HOME to a writable folder",
+        ) from None

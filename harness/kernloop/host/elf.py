@@ -64,6 +64,8 @@ def _needs(path: Path) -> _Needs | None:
             elf = ELFFile(file)
         except ELFError:
             return None
+        if elf["e_machine"] != "EM_X86_64":
+            return None
         interpreter = next((s.get_interp_name() for s in elf.iter_segments() if isinstance(s, InterpSegment)), None)
         dynamic = elf.get_section_by_name(".dynamic")
         if not isinstance(dynamic, DynamicSection):
@@ -82,7 +84,7 @@ def _needs(path: Path) -> _Needs | None:
 def _find(name: str, search: tuple[str, ...]) -> Path | None:
     for folder in (*search, *_system_folders()):
         candidate = Path(folder) / name
-        if candidate.exists():
+        if candidate.exists() and candidate.read_bytes()[4:5] == b"\x02":  # ELFCLASS64: multiarch has others too
             return candidate
     return None
 

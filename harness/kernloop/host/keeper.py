@@ -84,11 +84,14 @@ def _close_run(run: Path, owner: int, schema: str) -> None:
         "schema": schema,
         "verdict": "infra",
         "summary": summary,
+        "exit_code": 125,
         "next": "run it again; console.log and timeline.jsonl hold what was seen until then",
         "run": str(run),
     }
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         old = json.loads((run / "verdict.json").read_text())
+        if old["verdict"] != "unknown":
+            return  # judged already; only what comes after was cut off
         verdict = {**old, **verdict}
     with contextlib.suppress(OSError):
         with (run / "timeline.jsonl").open("a") as out:

@@ -104,9 +104,11 @@ def end_group(process: subprocess.Popen[bytes], *, grace: float = 0) -> None:
             os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=grace)
-    with contextlib.suppress(ProcessLookupError):
+    # A group of root's, behind sudo, is not ours to kill: it ends by itself.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=10)
 
 
 def disk_full(text: str) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import lzma
@@ -10,6 +11,8 @@ import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+
+import zstandard
 
 from kernloop.errors import HarnessError
 from kernloop.kernel import image
@@ -114,7 +117,14 @@ class Kernel:
         if path is None:
             return None
         data = path.read_bytes()
-        return lzma.decompress(data) if path.suffix == ".xz" else data
+        match path.suffix:
+            case ".xz":
+                return lzma.decompress(data)
+            case ".zst":
+                return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+            case ".gz":
+                return gzip.decompress(data)
+        return data
 
     @cached_property
     def _module_files(self) -> dict[str, Path]:

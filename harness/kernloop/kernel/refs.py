@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from kernloop.errors import HarnessError, UsageError
@@ -82,19 +83,21 @@ def _host() -> Kernel:
 
 # Known by its digest, so an image that was built anew under the same name is another kernel.
 def _path(ref: str, image: Path, modules: Path | None) -> Kernel:
+    image = image.absolute()
     try:
-        digest = hashlib.sha256(image.read_bytes()).hexdigest()
+        data = image.read_bytes()
     except OSError as error:
         raise UsageError(
             f"cannot read the kernel image {image}: {error.strerror}",
             hint="path: takes a bzImage, arch/x86/boot/bzImage in a built tree",
         ) from None
-    folder = cache_dir() / "kernels" / f"image-{digest[:16]}"
+    digest = hashlib.sha256(data).hexdigest()
+    folder = cache_dir() / "kernels" / f"image-{digest[:16]}{'-modules' if modules else ''}"
     if not folder.exists():
         read_image(image)
 
     def make(staging: Path) -> None:
-        (staging / "bzImage").write_bytes(image.read_bytes())
+        (staging / "bzImage").write_bytes(data)
         kernel.store(
             staging,
             ref=ref,
@@ -104,12 +107,12 @@ def _path(ref: str, image: Path, modules: Path | None) -> Kernel:
             source_version=None,
         )
 
-    return kernel.load(ensure(folder, make, what=f"reading {image}"))
+    return replace(kernel.load(ensure(folder, make, what=f"reading {image}")), ref=ref)
 
 
 # A distribution keeps it as config-RELEASE beside vmlinuz-RELEASE, a build tree as .config at its top.
 def _config_beside(image: Path) -> Path | None:
-    tree = image.parents[3] / ".config" if len(image.resolve().parents) > 3 else None
+    tree = image.parents[3] / ".config" if len(image.parents) > 3 else None
     named = image.with_name(image.name.replace("vmlinuz", "config"))
     for place in (named if named != image else None, image.with_name("config"), tree):
         if place is not None and place.exists():

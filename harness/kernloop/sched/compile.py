@@ -69,13 +69,14 @@ def compile_scheduler(source: Path, kit: BpfKit, out: Path) -> Compiled:
         ],
         seconds=120,
         what=f"compiling {source.name}",
-        cwd=source.resolve().parent,
+        cwd=source.absolute().parent,
         check=False,
     )
     diagnostics = parse_diagnostics(done.stderr)
     if done.status == 0:
         return Compiled(out, diagnostics, done.stderr)
-    if not any(found.severity in ("error", "fatal error") for found in diagnostics):
+    # Without a line it is no complaint about the source: clang could not run, or was killed.
+    if not any(found.severity in ("error", "fatal error") and found.line is not None for found in diagnostics):
         raise HarnessError(
             f"clang failed (exit {done.status}): {done.stderr.strip()[-300:]}",
             hint="is the disk full? kernloop doctor checks the tools",

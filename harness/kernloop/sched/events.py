@@ -7,6 +7,7 @@ final judgement see the same thing; a line cut off by a crash is left out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -115,25 +116,23 @@ class SuiteReader:
             event = json.loads(line)
         except ValueError:
             return
-        if not isinstance(event, dict):
-            return
+        # A scheduler's own loader may print JSON of another kind.
+        if isinstance(event, dict):
+            with contextlib.suppress(KeyError, ValueError, TypeError):
+                self._loader_event(event)
+
+    def _loader_event(self, event: dict[str, Any]) -> None:
         match event.get("event"):
             case "load-failed":
                 self.load_errno = int(event["errno"])
             case "attach-failed":
                 self.attach_errno = int(event["errno"])
             case "unusable":
-                self.unusable = str(event.get("why", ""))
+                self.unusable = str(event["why"])
             case "exit":
-                self._exits.append(
-                    make_exit(
-                        int(event["kind"]),
-                        int(event["code"]),
-                        str(event["reason"]),
-                        str(event["msg"]),
-                        str(event.get("dump", "")),
-                    )
-                )
+                kind, code = int(event["kind"]), int(event["code"])
+                texts = (str(event["reason"]), str(event["msg"]), str(event.get("dump", "")))
+                self._exits.append(make_exit(kind, code, *texts))
 
 
 def _test(event: dict[str, Any]) -> TestResult:

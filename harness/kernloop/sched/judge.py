@@ -91,7 +91,16 @@ def judge(
     if seen.load_errno is not None or (not seen.enabled and parse_rejection("\n".join(seen.stderr))):
         return _rejected(base, run, seen)
     if machine is not None:
-        return replace(base, outcome=replace(machine, times=base.outcome.times), exit=ended)
+        outcome = replace(machine, times=base.outcome.times)
+        if machine.verdict in (Verdict.HANG, Verdict.BOOT_HANG) and watched.answered_sysrq:
+            # The guest's clock is its own, the deadline is the host's: a living kernel may only have been slow.
+            outcome = replace(
+                outcome,
+                verdict=Verdict.INCONCLUSIVE,
+                summary=f"the host needed more than {deadline:g} s of real time for it; {machine.summary}",
+                next="give it a longer --timeout, or the host less other work",
+            )
+        return replace(base, outcome=outcome, exit=ended)
     if seen.attach_errno is not None:
         code = seen.attach_errno
         return _say(

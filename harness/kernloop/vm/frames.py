@@ -65,11 +65,11 @@ def encode(frame: Frame) -> bytes:
 def run_request(argv: Sequence[str], *, cwd: str, env: Mapping[str, str]) -> bytes:
     """The payload of a RUN frame, also the contents of /kl/job.
 
-    Raises ValueError for what C strings cannot hold, UsageError for more than a guest takes.
+    Raises UsageError for what C strings cannot hold, and for more than a guest takes.
     """
     words = [cwd, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
     if not argv or not argv[0] or any("\0" in word for word in words):
-        raise ValueError("a command needs a name, and its words cannot hold NUL")
+        raise UsageError("a command needs a name, and its words cannot hold NUL", hint="kernloop run -- uname -r")
     payload = b"".join(word.encode(errors="surrogateescape") + b"\0" for word in words)
     if len(argv) > _MAX_ARGUMENTS or len(payload) > _MAX:
         raise UsageError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 from kernloop.kernel.kernel import Kernel
@@ -14,6 +15,7 @@ from kernloop.vm.micro import End, Watched
 
 # unknown_nmi_panic: "Kernel panic - not syncing: NMI: Not continuing" (arch/x86/kernel/nmi.c).
 _NMI = "NMI: Not continuing"
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
 __all__ = ["judge_machine", "kernel_seen", "reports", "unjudged"]
 
@@ -87,7 +89,7 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
             next=f"kernloop runs show {run.id} --console, or give it a longer --timeout",
         )
     if watched.end is End.GONE:
-        return _gone(base, watched)
+        return _gone(base, run, watched)
     seen = base.kernel
     if seen is not None and seen.matches is False:
         return replace(
@@ -114,14 +116,18 @@ def _crash(watched: Watched) -> Crash | None:
     return worst if worst and worst.severity in (Severity.PANIC, Severity.OOPS) else None
 
 
-def _gone(base: Outcome, watched: Watched) -> Outcome:
+def _gone(base: Outcome, run: Run, watched: Watched) -> Outcome:
     qemu = watched.qemu
     if qemu is not None and qemu.status < 0:
         return replace(
             base,
             verdict=Verdict.LOST,
-            summary=f"QEMU was killed from outside by signal {-qemu.status}",
-            next="look at who kills: the OOM killer (host dmesg), a person; then run it again",
+            summary=f"QEMU crashed with signal {-qemu.status}"
+            if -qemu.status in _CRASHES
+            else f"QEMU was killed from outside by signal {-qemu.status}",
+            next=f"{run.path}/qemu.stderr may say more; run it again"
+            if -qemu.status in _CRASHES
+            else "look at who kills: the OOM killer (host dmesg), a person; then run it again",
         )
     if watched.hello is None and watched.init_said:
         return replace(

@@ -341,12 +341,14 @@ static bool relay(struct job *job, int *fd, char type)
 	return false;
 }
 
-/* Everything readable now; what a surviving grandchild may write later is nobody's. */
+/* What is in the pipe now, at most a pipe's worth; what a surviving grandchild goes on writing is nobody's. */
 static void drain(struct job *job, int *fd, char type)
 {
-	struct pollfd ready = { .fd = *fd, .events = POLLIN };
+	int left = 0;
 
-	while (*fd >= 0 && poll(&ready, 1, 0) > 0 && relay(job, fd, type))
+	if (*fd < 0 || ioctl(*fd, FIONREAD, &left))
+		return;
+	for (int pieces = (left + CHUNK - 1) / CHUNK; pieces > 0 && relay(job, fd, type); pieces--)
 		;
 }
 
