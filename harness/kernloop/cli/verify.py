@@ -35,7 +35,9 @@ def verify(
     cpus: Annotated[int, typer.Option(min=2, max=64, help="vCPUs.")] = 2,
     memory: Annotated[str, typer.Option(help="Guest memory: MiB, or with a unit, as in 2G.")] = "512M",
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another interleaving, each repeatable.")] = 1,
-    tests: Annotated[str, typer.Option(help="Only these, by commas: " + ",".join(library.TESTS))] = "",
+    tests: Annotated[
+        str, typer.Option(help="Only these, by commas; all but wakeup by default: " + ",".join(library.TESTS))
+    ] = "",
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of real time for the whole guest.")] = 300.0,
     as_json: JsonFlag = False,
 ) -> None:

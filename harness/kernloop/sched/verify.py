@@ -32,6 +32,9 @@ __all__ = ["SCHEMA", "TESTS", "Request", "execute"]
 
 SCHEMA = "kernloop.verify/1"
 TESTS = ("idle", "saturation", "fork-storm", "affinity-storm", "wakeup", "reload")
+# On a busy host two runs of `wakeup`, which has thousands of idle moments, were seen to differ by a tick; why is not known
+# yet. Until it is, the verdict that anyone can repeat bit for bit is one without it.
+_BY_DEFAULT = tuple(name for name in TESTS if name != "wakeup")
 _GUEST = "/kl"
 _ENV = {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
 _KERNELS_OWN = "kernel:"
@@ -78,7 +81,7 @@ def execute(
     words, files = _loader(request, kernel, kit, run)
     if isinstance(words, Judgement):
         return words
-    tests = ["--tests", ",".join(request.tests)] if request.tests else []
+    tests = ["--tests", ",".join(request.tests or _BY_DEFAULT)]
     job = run_request([f"{_GUEST}/scxsuite", *tests, "--", *words], cwd="/root", env=_ENV)
     files = [*files, Payload(programs.suite(), f"{_GUEST}/scxsuite")]
     packed = initramfs.base(kernel) + initramfs.payload(files, extra=[cpio.regular("kl/job", job)])
