@@ -32,8 +32,8 @@ __all__ = ["SCHEMA", "TESTS", "Request", "execute"]
 
 SCHEMA = "kernloop.verify/1"
 TESTS = ("idle", "saturation", "fork-storm", "affinity-storm", "wakeup", "reload")
-# On a busy host two runs of `wakeup`, which has thousands of idle moments, were seen to differ by a tick; why is not known
-# yet. Until it is, the verdict that anyone can repeat bit for bit is one without it.
+# On a busy host two runs of `wakeup`, which has thousands of idle moments, were seen to differ by a tick; why is not
+# known yet. Until it is, the verdict that anyone can repeat bit for bit is one without it.
 _BY_DEFAULT = tuple(name for name in TESTS if name != "wakeup")
 _GUEST = "/kl"
 _ENV = {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
