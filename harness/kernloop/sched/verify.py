@@ -26,7 +26,7 @@ from kernloop.vm import cpio, initramfs
 from kernloop.vm.argv import MachineSpec, VirtualTime
 from kernloop.vm.frames import run_request
 from kernloop.vm.initramfs import Payload
-from kernloop.vm.micro import Command, watch
+from kernloop.vm.micro import GUEST_ENV, Command, watch
 
 __all__ = ["SCHEMA", "TESTS", "Request", "execute"]
 
@@ -36,7 +36,6 @@ TESTS = ("idle", "saturation", "fork-storm", "affinity-storm", "wakeup", "reload
 # known yet. Until it is, the verdict that anyone can repeat bit for bit is one without it.
 _BY_DEFAULT = tuple(name for name in TESTS if name != "wakeup")
 _GUEST = "/kl"
-_ENV = {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
 _KERNELS_OWN = "kernel:"
 
 
@@ -82,7 +81,7 @@ def execute(
     if isinstance(words, Judgement):
         return words
     tests = ["--tests", ",".join(request.tests or _BY_DEFAULT)]
-    job = run_request([f"{_GUEST}/scxsuite", *tests, "--", *words], cwd="/root", env=_ENV)
+    job = run_request([f"{_GUEST}/scxsuite", *tests, "--", *words], cwd="/root", env=GUEST_ENV)
     files = [*files, Payload(programs.suite(), f"{_GUEST}/scxsuite")]
     packed = initramfs.base(kernel) + initramfs.payload(files, extra=[cpio.regular("kl/job", job)])
     built = run.elapsed - began

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from kernloop.runs import Run
 from kernloop.vm.argv import MachineSpec
 from kernloop.vm.machine import Ended, Hello, Job, Machine, boot
 
-__all__ = ["BOOT_SECONDS", "Command", "End", "Watched", "watch"]
+__all__ = ["BOOT_SECONDS", "GUEST_ENV", "Command", "End", "Watched", "watch"]
 
+# What a command finds in its environment.
+GUEST_ENV = {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
 # The slowest boot seen under TCG on a loaded machine took 20 s.
 BOOT_SECONDS = 90.0
 _INIT = "kernloop-init: "
@@ -53,9 +55,6 @@ class Command:
     seconds: float
     on_stdout: Callable[[bytes], None]
     on_stderr: Callable[[bytes], None]
-    env: Mapping[str, str] = field(
-        default_factory=lambda: {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
-    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ async def watch(
             times["boot"] = run.elapsed - began
             run.note("guest-up", release=machine.hello.result().release)
             job = machine.packed_job or await machine.execute(
-                command.argv, on_stdout=command.on_stdout, on_stderr=command.on_stderr, env=command.env
+                command.argv, on_stdout=command.on_stdout, on_stderr=command.on_stderr, env=GUEST_ENV
             )
             end = await _first(machine, job.done, console, command.seconds, End.DEADLINE)
             times["command"] = run.elapsed - began - times["boot"]

@@ -65,7 +65,7 @@ def execute(
     say(f"booting {kernel.release}")
     with ExitStack() as stack:
         archive = stack.enter_context(run.scratch("initramfs"))
-        write_initramfs(kernel, archive, extra)
+        archive.write_bytes(initramfs.base(kernel) + extra)
         keep = {name: stack.enter_context((run.path / name).open("wb")) for name in ("stdout", "stderr")}
 
         def tee(name: str, on_bytes: Callable[[bytes], None]) -> Callable[[bytes], None]:
@@ -85,12 +85,6 @@ def execute(
         command = Command(request.argv, request.timeout, tee("stdout", on_stdout), tee("stderr", on_stderr))
         watched = asyncio.run(watch(tools.qemu, machine, kernel, archive, run, command))
     return _judge(request, kernel, run, watched)
-
-
-def write_initramfs(kernel: Kernel, path: Path, extra: bytes) -> Path:
-    """The base archive of `kernel` and `extra` behind it, at `path`."""
-    path.write_bytes(initramfs.base(kernel) + extra)
-    return path
 
 
 def _judge(request: Request, kernel: Kernel, run: Run, watched: Watched) -> Outcome:
