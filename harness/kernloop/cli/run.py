@@ -18,6 +18,8 @@ from kernloop.kernel.refs import DEFAULT
 from kernloop.present import failure_json, outcome_json
 from kernloop.verdict import Outcome, Verdict, guest_exit_code
 from kernloop.vm import run as library
+from kernloop.vm import topology
+from kernloop.vm.argv import DEFAULT_SHIFT
 
 # How much of the command's output the JSON object carries; the files have all of it.
 _TAIL = 8192
@@ -26,13 +28,24 @@ _TAIL = 8192
 def run(
     command: Annotated[list[str], typer.Argument(help="The command and its arguments, after --.")],
     kernel: Annotated[str, typer.Option(help="debian:7.2, debian:newest, host, path:BZIMAGE.")] = DEFAULT,
-    cpus: Annotated[int, typer.Option(min=1, max=64, help="vCPUs.")] = 2,
+    cpus: Annotated[str, typer.Option(help="vCPUs: 4, or 8,sockets=2,cores=2,threads=2.")] = "2",
     memory: Annotated[str, typer.Option(help="Guest memory: MiB, or with a unit, as in 2G.")] = "512M",
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the command may take, from its start.")] = 120.0,
     files: Annotated[
         list[Path] | None, typer.Option("--with", help="A file to take along, into /root; with its libraries.")
     ] = None,
     append: Annotated[list[str] | None, typer.Option(help="Words for the kernel command line.")] = None,
+    numa: Annotated[
+        list[str] | None, typer.Option(help="A NUMA node, its vCPUs and memory: 0-3:256M. Once for each node.")
+    ] = None,
+    distance: Annotated[list[str] | None, typer.Option(help="Between two NUMA nodes: 0-1:21.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Run in virtual time: the same seed gives the same console, bit for bit.")
+    ] = None,
+    shift: Annotated[
+        int, typer.Option(min=0, max=10, help="In virtual time an instruction takes 2**SHIFT ns.")
+    ] = DEFAULT_SHIFT,
+    cold: Annotated[bool, typer.Option("--cold", help="Boot, do not restore the snapshot of a boot.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Boot a kernel, run a command in it, and exit as the command did.
@@ -41,7 +54,16 @@ def run(
     """
     try:
         request = library.Request(
-            tuple(command), kernel, cpus, mebibytes(memory), timeout, tuple(files or ()), tuple(append or ())
+            tuple(command),
+            kernel,
+            topology.numa(topology.parse_cpus(cpus), mebibytes(memory), tuple(numa or ()), tuple(distance or ())),
+            mebibytes(memory),
+            timeout,
+            tuple(files or ()),
+            tuple(append or ()),
+            seed,
+            shift,
+            cold,
         )
         with runs.create("run", library.SCHEMA, {"subject": " ".join(command), **vars(request)}) as record:
             code = _run(request, record, as_json)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
 from kernloop.host import elf, process, toolset
+from kernloop.host.cache import ensure
+from kernloop.host.paths import cache_dir
 from kernloop.kernel.kernel import Kernel
 from kernloop.vm import cpio, guest_programs
 
-__all__ = ["Payload", "base", "payload"]
+__all__ = ["Payload", "image", "payload"]
 
-# In the order of loading. virtio_console is what everything else talks through; pvpanic reports a panic to QEMU.
+# In the order of loading. virtio_console is what everything else talks through; pvpanic reports a panic to QEMU;
+# qemu_fw_cfg tells it where the kernel's vmcoreinfo is, which dumps carry.
 _MODULES = (
     "virtio",
     "virtio_ring",
@@ -26,6 +30,7 @@ _MODULES = (
     "virtio_console",
     "pvpanic",
     "pvpanic_pci",
+    "qemu_fw_cfg",
 )
 _FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "etc", "mnt", "var/run", "lib/modules")
 
@@ -38,8 +43,27 @@ class Payload:
     guest: str
 
 
-def base(kernel: Kernel) -> bytes:
-    """The archive that every guest of `kernel` boots with. Raises SubjectError when no agent can talk from it."""
+def image(kernel: Kernel, files: Sequence[Payload] = ()) -> Path:
+    """The archive that guests of `kernel` boot with, in the cache, with `files` and their libraries in it.
+
+    Raises SubjectError when no agent could talk from such a guest.
+    """
+    inputs = hashlib.sha256()
+    for word in (kernel.digest, guest_programs.init().parent.name, toolset.get().id, *(file.guest for file in files)):
+        inputs.update(word.encode() + b"\0")
+    recipe = (Path(__file__), Path(cpio.__file__), *(file.host for file in files))
+    for path in (*recipe, kernel.config_path) if kernel.config_path else recipe:
+        inputs.update(hashlib.sha256(path.read_bytes()).digest())
+    folder = cache_dir() / "initramfs" / inputs.hexdigest()[:24]
+
+    def make(staging: Path) -> None:
+        data = _base(kernel) + (payload(files) if files else b"")
+        (staging / "initramfs").write_bytes(data)
+
+    return ensure(folder, make, what="making the initramfs") / "initramfs"
+
+
+def _base(kernel: Kernel) -> bytes:
     entries = [
         cpio.regular("init", guest_programs.init().read_bytes(), 0o755),
         cpio.device("dev/console", 5, 1),
