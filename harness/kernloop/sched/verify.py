@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kernloop.errors import SubjectError, UsageError
-from kernloop.host import toolset
 from kernloop.kernel import refs, source
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.source import BpfKit
@@ -22,12 +21,12 @@ from kernloop.sched import compile as compiling
 from kernloop.sched import judge, programs
 from kernloop.sched.events import SuiteReader
 from kernloop.sched.judge import Judgement
-from kernloop.vm import cpio, initramfs
-from kernloop.vm.argv import MachineSpec, VirtualTime
+from kernloop.vm import cpio, guests, initramfs
+from kernloop.vm.argv import VirtualTime
 from kernloop.vm.frames import run_request
 from kernloop.vm.handover import blob
 from kernloop.vm.initramfs import Payload
-from kernloop.vm.session import GUEST_ENV, Command, Guest, watch
+from kernloop.vm.session import GUEST_ENV, Command, watch
 from kernloop.vm.topology import Topology
 
 __all__ = ["SCHEMA", "TESTS", "Request", "execute"]
@@ -69,7 +68,6 @@ def execute(
     _check(request)
     say("finding the kernel")
     kernel = refs.resolve(request.kernel)
-    tools = toolset.get()
     if kernel.has_sched_ext is False:
         raise SubjectError(
             f"{kernel.ref} ({kernel.release}) is built without SCHED_CLASS_EXT",
@@ -89,8 +87,7 @@ def execute(
     say(f"starting {kernel.release} in virtual time")
     reader = SuiteReader(on_event)
     ours = [Payload(programs.suite(), f"{_GUEST}/scxsuite"), Payload(programs.loader(kit), f"{_GUEST}/scxload")]
-    machine = MachineSpec(Topology(request.cpus), request.memory, virtual_time=VirtualTime())
-    guest = Guest(tools.qemu, f"{tools.id} {tools.qemu_version}", machine, kernel, initramfs.image(kernel, ours))
+    guest = guests.micro(kernel, Topology(request.cpus), request.memory, virtual=VirtualTime(), files=ours)
     with (run.path / "events.jsonl").open("wb") as events, (run.path / "stderr").open("wb") as errors:
 
         def stdout(data: bytes) -> None:

@@ -17,7 +17,7 @@ _COMMAND_LINE = (
     "unknown_nmi_panic=1 rdinit=/init"
 )
 
-# 62 million instructions a virtual second: ten busy seconds in two, CPU-time work right to 0.3 % (docs/architecture.md).
+# 62 million instructions a virtual second: CPU-time work is right to 0.3 %, ten busy seconds take two of the host.
 DEFAULT_SHIFT = 4
 
 

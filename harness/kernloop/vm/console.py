@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
 
 from kernloop.report.crash import Crash
@@ -40,6 +41,13 @@ class Console:
             self.init_said = line.removeprefix(_INIT)
         if "sysrq: Show" in line:
             self.sysrq.set()
+
+    @property
+    def crashes(self) -> tuple[Crash, ...]:
+        """What is known of by now, in the order of the console; also of a report that is still being printed."""
+        open_one = copy.deepcopy(self._parser).finish()
+        found = {**self._found, open_one.start_line: open_one} if open_one else self._found
+        return tuple(found.values())
 
     def finish(self) -> tuple[Crash, ...]:
         self._take(self._parser.finish())

@@ -95,11 +95,13 @@ class Machine:
         self._to_console = to_console
         self._stderr_path = stderr_path
         self._jobs: dict[int, Job] = {}
-        self._next_job = 1
+        self.next_job = 1
         self._notes = b""
         self._qmp: QMPClient | None = None
         self._events = EventListener()
         self._migrated: asyncio.Future[str] | None = None
+        self._console_bytes = 0
+        self._console_news = asyncio.Event()
 
     @property
     def pid(self) -> int:
@@ -156,7 +158,7 @@ class Machine:
         stdin: bool = False,
     ) -> Job:
         """Start `argv` in the guest; with `stdin` its standard input is open until `close_stdin`, else at its end."""
-        number, self._next_job = self._next_job, self._next_job % 0xFFFF + 1
+        number, self.next_job = self.next_job, self.next_job % 0xFFFF + 1
         job = self._jobs[number] = Job(on_stdout, on_stderr, number=number)
         self._to_agent.write(encode(Frame(Kind.RUN, number, run_request(argv, cwd=cwd, env=env))))
         if not stdin:
@@ -217,6 +219,8 @@ class Machine:
     async def read_console(self, console: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
         rest = b""
         while data := await console.read(_PIECE):
+            self._console_bytes += len(data)
+            self._console_news.set()
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 on_line(line.rstrip(b"\r").decode(errors="replace"))
@@ -235,6 +239,14 @@ class Machine:
                 ) from None
             for frame in frames:
                 self._on_frame(frame)
+
+    async def console_caught_up(self, printed: int) -> None:
+        """Wait until the console's first `printed` bytes of this machine have been read, 2 s at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while self._console_bytes < printed and not self.ended.done():
+                    self._console_news.clear()
+                    await self._console_news.wait()
 
     def watch_reader(self, reader: asyncio.Task[None]) -> None:
         """Resolve `broken` when `reader` fails: nobody would hear of the command's end otherwise."""

@@ -10,17 +10,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kernloop.host import toolset
 from kernloop.kernel import refs
 from kernloop.kernel.kernel import Kernel
 from kernloop.runs import Run
 from kernloop.verdict import Outcome, Verdict
-from kernloop.vm import accel, cpio, initramfs
-from kernloop.vm.argv import DEFAULT_SHIFT, MachineSpec, VirtualTime
+from kernloop.vm import cpio, guests, initramfs
+from kernloop.vm.argv import DEFAULT_SHIFT, VirtualTime
 from kernloop.vm.frames import run_request
 from kernloop.vm.handover import blob
 from kernloop.vm.judge import judge_machine, reports, unjudged
-from kernloop.vm.session import GUEST_ENV, Command, Guest, Watched, watch
+from kernloop.vm.session import GUEST_ENV, Command, Watched, watch
 from kernloop.vm.topology import Topology
 
 __all__ = ["SCHEMA", "Request", "execute"]
@@ -67,11 +66,7 @@ def execute(
     archive = initramfs.payload(files, extra=extra) if files or extra else b""
     say("finding the kernel")
     kernel = refs.resolve(request.kernel)
-    tools = toolset.get()
-    say("proving the accelerator")
-    accelerator = "tcg" if virtual else accel.prove(kernel).name
-    machine = MachineSpec(request.topology, request.memory, accelerator, virtual, request.append)
-    guest = Guest(tools.qemu, f"{tools.id} {tools.qemu_version}", machine, kernel, initramfs.image(kernel))
+    guest = guests.micro(kernel, request.topology, request.memory, append=request.append, virtual=virtual)
     say(f"starting {kernel.release}")
     with ExitStack() as stack:
         keep = {name: stack.enter_context((run.path / name).open("wb")) for name in ("stdout", "stderr")}

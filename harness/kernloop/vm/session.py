@@ -26,7 +26,7 @@ from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
 from kernloop.vm.console import Console
 from kernloop.vm.machine import Ended, Hello, Job, Machine
 
-__all__ = ["BOOT_SECONDS", "GUEST_ENV", "Command", "End", "Guest", "Session", "Watched", "attend", "watch"]
+__all__ = ["BOOT_SECONDS", "GUEST_ENV", "Command", "End", "Guest", "Session", "Watched", "attend", "resume", "watch"]
 
 # What a command finds in its environment.
 GUEST_ENV = {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
@@ -106,13 +106,16 @@ class Watched:
 class Session:
     """A machine, its console and its run directory; made by `attend`."""
 
-    def __init__(self, machine: Machine, console: Console, run: Run, *, restored: bool) -> None:
+    def __init__(
+        self, machine: Machine, console: Console, run: Run, *, began: float, printed: int, restored: bool
+    ) -> None:
         self.machine = machine
         self.console = console
         self.run = run
         self.times: dict[str, float] = {}
-        self.began = run.elapsed
+        self.began = began
         self._restored = restored
+        self._printed_before = printed
         # What came instead of a snapshot, when the boot for one did not get that far.
         self.failed: End | None = None
 
@@ -144,6 +147,11 @@ class Session:
             return End.GONE if done else late
         finally:
             panic.cancel()
+
+    async def console_caught_up(self) -> None:
+        """What the guest has printed by now has been read: QEMU puts it into the log after it was sent to us."""
+        printed = (self.run.path / "console.log").stat().st_size - self._printed_before
+        await self.machine.console_caught_up(printed)
 
     async def hold(self) -> None:
         """Keep a panicked guest as it is: pvpanic's event has paused it; without its driver the monitor does."""
@@ -268,6 +276,24 @@ async def attend(
                     return
 
 
+@contextlib.asynccontextmanager
+async def resume(
+    guest: Guest, saved: Path, run: Run, *, on_line: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[Session]:
+    """A guest that goes on from `saved`, a folder with the `state` and `console` of one that was saved whole.
+
+    Raises HarnessError when QEMU cannot be started, or does not take the state.
+    """
+    console = Console(on_line)
+    text = (saved / "console").read_bytes()
+    (run.path / "console.log").write_bytes(text)
+    console.replay(text)
+    async with _started(guest, Start(incoming=True), run, console) as session:
+        await session.machine.restore(saved / "state", without_shared_ram=False)
+        session.machine.wake(real_time=guest.spec.virtual_time is None)
+        yield session
+
+
 async def watch(
     guest: Guest,
     payload: bytes,
@@ -314,12 +340,12 @@ async def watch(
 @contextlib.asynccontextmanager
 async def _started(guest: Guest, start: Start, run: Run, console: Console) -> AsyncIterator[Session]:
     run.note("restore" if start.incoming else "boot", qemu=str(guest.qemu), kernel=guest.kernel.ref)
-    session_began = run.elapsed
+    began = run.elapsed
+    log = run.path / "console.log"
+    printed = log.stat().st_size if log.exists() else 0
     async with machines.start(lambda channels: guest.argv(start, channels), run.path, console.feed) as machine:
         run.note("qemu-started", pid=machine.pid)
-        session = Session(machine, console, run, restored=start.incoming)
-        session.began = session_began
-        yield session
+        yield Session(machine, console, run, began=began, printed=printed, restored=start.incoming)
 
 
 # Wait until the booting guest may be frozen, and keep its state; what came instead, None when nothing did.
