@@ -3,22 +3,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
-
-from pydantic import TypeAdapter
 
 from kernloop.errors import HarnessError
 from kernloop.verdict import Outcome
 
-__all__ = ["failure_json", "outcome_json"]
+__all__ = ["failure_json", "outcome_json", "plain"]
 
-_OUTCOME = TypeAdapter(Outcome)
+
+def plain(value: object) -> Any:
+    """`value` in JSON's own types: a dataclass becomes an object of its fields, a path or an enum's word a string."""
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path | StrEnum) else value
 
 
 def outcome_json(schema: str, run: Path, outcome: Outcome, *, exit_code: int, **more: object) -> dict[str, Any]:
     """`outcome` as the object of `schema`; evidence paths become absolute, `more` fields come behind."""
-    value = _OUTCOME.dump_python(outcome, mode="json")
+    value = plain(outcome)
     for evidence in value["evidence"]:
         evidence["path"] = str(run / evidence["path"])
     if outcome.kernel is not None:

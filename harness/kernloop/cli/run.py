@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from rich.markup import escape
 
 from kernloop import runs
-from kernloop.cli.output import JsonFlag, err, fail, mark, print_json, progress
+from kernloop.cli.output import JsonFlag, err, escape, fail, mark, print_json, progress
 from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel.refs import DEFAULT
 from kernloop.present import failure_json, outcome_json

@@ -6,11 +6,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from kernloop import runs
-from kernloop.cli.output import JsonFlag, fail, mark, out, print_json
+from kernloop.cli.output import JsonFlag, escape, fail, mark, out, print_json
 from kernloop.errors import HarnessError
 
 app = typer.Typer(help="Run directories: all evidence of every run.", no_args_is_help=True)

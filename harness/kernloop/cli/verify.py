@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter
-from rich.markup import escape
 
 from kernloop import runs
-from kernloop.cli.output import JsonFlag, err, fail, mark, out, print_json, progress
+from kernloop.cli.output import JsonFlag, err, escape, fail, mark, out, print_json, progress
 from kernloop.cli.run import mebibytes
 from kernloop.errors import HarnessError
 from kernloop.kernel.refs import DEFAULT
-from kernloop.present import failure_json, outcome_json
+from kernloop.present import failure_json, outcome_json, plain
 from kernloop.sched import verify as library
 from kernloop.sched.judge import Judgement
 from kernloop.verdict import exit_code
-
-_JUDGEMENT = TypeAdapter(Judgement)
 
 
 def verify(
@@ -41,7 +37,7 @@ def verify(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of real time for the whole guest.")] = 300.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Verify a sched_ext scheduler in a VM: compile, load, test in virtual time, judge.
+    """Verify a sched_ext scheduler: compile, load, test in virtual time, judge.
 
     0: pass. 1: the scheduler is at fault. 2: bad input. 125: kernloop or the machine failed.
     """
@@ -87,7 +83,10 @@ def _verify(request: library.Request, record: runs.Run, as_json: bool) -> int:
 
 # Pairs become objects; the dump, 32 KiB of it, stays in its file.
 def _details(judgement: Judgement) -> dict[str, Any]:
-    value: dict[str, Any] = _JUDGEMENT.dump_python(judgement, mode="json", exclude={"outcome": True, "exit": {"dump"}})
+    value: dict[str, Any] = plain(judgement)
+    del value["outcome"]
+    if judgement.exit is not None:
+        del value["exit"]["dump"]
     for test in value["tests"]:
         test["detail"] = dict(test["detail"])
     value["counters"] = dict(value["counters"])
