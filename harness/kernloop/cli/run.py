@@ -14,7 +14,8 @@ from kernloop import runs
 from kernloop.cli.output import JsonFlag, err, escape, fail, mark, print_json, progress
 from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel.refs import DEFAULT
-from kernloop.present import failure_json, outcome_json
+from kernloop.present import conclude, failure_json, outcome_json
+from kernloop.runs import REPORT
 from kernloop.verdict import Outcome, Verdict, guest_exit_code
 from kernloop.vm import run as library
 
@@ -77,7 +78,7 @@ def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
                 request, record, on_stdout=to(sys.stdout.buffer), on_stderr=to(sys.stderr.buffer), say=say
             )
         except HarnessError as error:
-            record.judge(failure_json(library.SCHEMA, error, record.path))
+            conclude(record, failure_json(library.SCHEMA, error, record.path))
             raise
     code = guest_exit_code(outcome.verdict, outcome.exit_status)
     value = outcome_json(
@@ -88,7 +89,7 @@ def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
         stdout=_tail(record.path / "stdout"),
         stderr=_tail(record.path / "stderr"),
     )
-    record.judge(value)
+    conclude(record, value)
     if as_json:
         print_json(value)
     elif (outcome.verdict is not Verdict.PASS and code != outcome.exit_status) or outcome.exit_status == 127:
@@ -108,6 +109,8 @@ def explain(outcome: Outcome, path: Path) -> None:
         err.print(f"  {path / first.path}, lines {first.lines[0]} to {first.lines[1]}")
     else:
         err.print(f"  evidence: {path}")
+    if (path / REPORT).exists():
+        err.print(f"  report: {path / REPORT}")
     if outcome.next:
         err.print(f"  [bold]next:[/] {escape(outcome.next)}")
 

@@ -14,7 +14,8 @@ from kernloop.cli.output import JsonFlag, err, escape, fail, mark, out, print_js
 from kernloop.cli.run import mebibytes
 from kernloop.errors import HarnessError
 from kernloop.kernel.refs import DEFAULT
-from kernloop.present import failure_json, outcome_json, plain
+from kernloop.present import conclude, failure_json, outcome_json, plain
+from kernloop.runs import REPORT
 from kernloop.sched import verify as library
 from kernloop.sched.judge import Judgement
 from kernloop.verdict import exit_code
@@ -67,13 +68,13 @@ def _verify(request: library.Request, record: runs.Run, as_json: bool) -> int:
         try:
             judgement = library.execute(request, record, say=say, on_event=_show(say, as_json))
         except HarnessError as error:
-            record.judge(failure_json(library.SCHEMA, error, record.path))
+            conclude(record, failure_json(library.SCHEMA, error, record.path))
             raise
     outcome = judgement.outcome
     code = exit_code(outcome.verdict)
-    more = _details(judgement)
+    more = details(judgement)
     value = outcome_json(library.SCHEMA, record.path, outcome, exit_code=code, seed=request.seed, **more)
-    record.judge(value)
+    conclude(record, value)
     if as_json:
         print_json(value)
     else:
@@ -81,8 +82,8 @@ def _verify(request: library.Request, record: runs.Run, as_json: bool) -> int:
     return code
 
 
-# Pairs become objects; the dump, 32 KiB of it, stays in its file.
-def _details(judgement: Judgement) -> dict[str, Any]:
+def details(judgement: Judgement) -> dict[str, Any]:
+    """What a verify says beside its outcome: pairs as objects; the dump, 32 KiB of it, stays in its file."""
     value: dict[str, Any] = plain(judgement)
     del value["outcome"]
     if judgement.exit is not None:
@@ -142,5 +143,7 @@ def _explain(judgement: Judgement, path: Path) -> None:
     times = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in outcome.times.items())
     out.print(f"  times     {times}")
     out.print(f"  evidence  {path}")
+    if (path / REPORT).exists():
+        out.print(f"  report    {path / REPORT}")
     if outcome.next:
         out.print(f"  [bold]next[/]      {escape(outcome.next)}")

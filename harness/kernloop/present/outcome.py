@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outcomes at the edge: the JSON object that `--json` prints and verdict.json keeps."""
+"""Outcomes at the edge: the JSON object that `--json` prints and verdict.json keeps, and who else is told of it."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from kernloop.errors import HarnessError
-from kernloop.verdict import Outcome
+from kernloop.runs import Run
+from kernloop.verdict import Outcome, Verdict
 
-__all__ = ["failure_json", "outcome_json", "plain"]
+__all__ = ["conclude", "failure_json", "outcome_json", "plain"]
 
 
 def plain(value: object) -> Any:
@@ -46,3 +48,15 @@ def failure_json(schema: str, error: HarnessError, run: Path) -> dict[str, Any]:
         "exit_code": error.exit_code,
         "run": str(run),
     }
+
+
+def conclude(record: Run, value: dict[str, Any], *, page: bool = False) -> None:
+    """Judge the run with the object `value`, and write its page unless it passed; `page` writes it in any case."""
+    record.judge(value)
+    if page or value["verdict"] not in (None, Verdict.PASS):
+        # jinja2 takes 60 ms to import: nothing for a run that went well.
+        from kernloop.present import html
+
+        # The verdict stands, whatever becomes of the page: `runs show --html` makes it again.
+        with contextlib.suppress(OSError):
+            html.write(record.path)

@@ -68,6 +68,8 @@ def execute(
     say("finding the kernel")
     kernel = refs.resolve(request.kernel)
     tools = toolset.get()
+    versions = {"qemu": tools.version("qemu-system-x86"), "clang": tools.version(f"clang-{toolset.LLVM}")}
+    run.note("tools", **versions, id=tools.id)
     if kernel.has_sched_ext is False:
         raise SubjectError(
             f"{kernel.ref} ({kernel.release}) is built without SCHED_CLASS_EXT",

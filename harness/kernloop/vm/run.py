@@ -60,6 +60,7 @@ def execute(
     say("finding the kernel")
     kernel = refs.resolve(request.kernel)
     tools = toolset.get()
+    run.note("tools", qemu=tools.version("qemu-system-x86"), id=tools.id)
     say("proving the accelerator")
     machine = MachineSpec(request.cpus, request.memory, accel.prove(kernel).name, append=request.append)
     say(f"booting {kernel.release}")
