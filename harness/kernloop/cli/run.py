@@ -11,10 +11,11 @@ from typing import Annotated, BinaryIO
 import typer
 
 from kernloop import runs
+from kernloop.cli.junit import JUnitOption, Tell, finish, results
 from kernloop.cli.output import JsonFlag, err, escape, fail, mark, print_json, progress
 from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel.refs import DEFAULT
-from kernloop.present import conclude, failure_json, outcome_json
+from kernloop.present import failure_json, outcome_json
 from kernloop.runs import REPORT
 from kernloop.verdict import Outcome, Verdict, guest_exit_code
 from kernloop.vm import run as library
@@ -33,6 +34,7 @@ def run(
         list[Path] | None, typer.Option("--with", help="A file to take along, into /root; with its libraries.")
     ] = None,
     append: Annotated[list[str] | None, typer.Option(help="Words for the kernel command line.")] = None,
+    junit: JUnitOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Boot a kernel, run a command in it, and exit as the command did.
@@ -40,11 +42,13 @@ def run(
     120: the kernel crashed. 124: the deadline passed. 125: kernloop or QEMU failed.
     """
     try:
-        request = library.Request(
-            tuple(command), kernel, cpus, mebibytes(memory), timeout, tuple(files or ()), tuple(append or ())
-        )
-        with runs.create("run", library.SCHEMA, {"subject": " ".join(command), **vars(request)}) as record:
-            code = _run(request, record, as_json)
+        subject = " ".join(command)
+        with results(junit, "run", subject) as tell:
+            request = library.Request(
+                tuple(command), kernel, cpus, mebibytes(memory), timeout, tuple(files or ()), tuple(append or ())
+            )
+            with runs.create("run", library.SCHEMA, {"subject": subject, **vars(request)}) as record:
+                code = _run(request, record, as_json, tell)
     except HarnessError as error:
         raise fail(error, as_json=as_json, schema=library.SCHEMA) from None
     raise typer.Exit(code)
@@ -62,7 +66,7 @@ def mebibytes(text: str) -> int:
     return value
 
 
-def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
+def _run(request: library.Request, record: runs.Run, as_json: bool, tell: Tell | None) -> int:
     def to(stream: BinaryIO) -> Callable[[bytes], None]:
         def write(data: bytes) -> None:
             if not as_json:
@@ -78,7 +82,7 @@ def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
                 request, record, on_stdout=to(sys.stdout.buffer), on_stderr=to(sys.stderr.buffer), say=say
             )
         except HarnessError as error:
-            conclude(record, failure_json(library.SCHEMA, error, record.path))
+            finish(record, failure_json(library.SCHEMA, error, record.path), tell)
             raise
     code = guest_exit_code(outcome.verdict, outcome.exit_status)
     value = outcome_json(
@@ -89,7 +93,7 @@ def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
         stdout=_tail(record.path / "stdout"),
         stderr=_tail(record.path / "stderr"),
     )
-    conclude(record, value)
+    finish(record, value, tell)
     if as_json:
         print_json(value)
     elif (outcome.verdict is not Verdict.PASS and code != outcome.exit_status) or outcome.exit_status == 127:

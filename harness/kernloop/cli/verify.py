@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from kernloop import runs
+from kernloop.cli.junit import JUnitOption, Tell, finish, results
 from kernloop.cli.output import JsonFlag, err, escape, fail, mark, out, print_json, progress
 from kernloop.cli.run import mebibytes
 from kernloop.errors import HarnessError
 from kernloop.kernel.refs import DEFAULT
-from kernloop.present import conclude, failure_json, outcome_json, plain
+from kernloop.present import failure_json, outcome_json, plain
 from kernloop.runs import REPORT
 from kernloop.sched import verify as library
 from kernloop.sched.judge import Judgement
@@ -36,6 +37,7 @@ def verify(
         str, typer.Option(help="Only these, by commas; all but wakeup by default: " + ",".join(library.TESTS))
     ] = "",
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of real time for the whole guest.")] = 300.0,
+    junit: JUnitOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Verify a sched_ext scheduler: compile, load, test in virtual time, judge.
@@ -44,37 +46,38 @@ def verify(
     """
     words = ([scheduler] if scheduler and loader else []) + list(args or [])
     try:
-        request = library.Request(
-            Path(scheduler) if scheduler and not loader else None,
-            loader,
-            tuple(words),
-            kernel,
-            cpus,
-            mebibytes(memory),
-            seed,
-            tuple(name for name in tests.split(",") if name),
-            timeout,
-        )
         subject = " ".join([loader, *words]) if loader else str(scheduler)
-        with runs.create("verify", library.SCHEMA, {"subject": subject, **vars(request)}) as record:
-            code = _verify(request, record, as_json)
+        with results(junit, "verify", subject) as tell:
+            request = library.Request(
+                Path(scheduler) if scheduler and not loader else None,
+                loader,
+                tuple(words),
+                kernel,
+                cpus,
+                mebibytes(memory),
+                seed,
+                tuple(name for name in tests.split(",") if name),
+                timeout,
+            )
+            with runs.create("verify", library.SCHEMA, {"subject": subject, **vars(request)}) as record:
+                code = _verify(request, record, as_json, tell)
     except HarnessError as error:
         raise fail(error, as_json=as_json, schema=library.SCHEMA) from None
     raise typer.Exit(code)
 
 
-def _verify(request: library.Request, record: runs.Run, as_json: bool) -> int:
+def _verify(request: library.Request, record: runs.Run, as_json: bool, tell: Tell | None) -> int:
     with progress() as say:
         try:
             judgement = library.execute(request, record, say=say, on_event=_show(say, as_json))
         except HarnessError as error:
-            conclude(record, failure_json(library.SCHEMA, error, record.path))
+            finish(record, failure_json(library.SCHEMA, error, record.path), tell)
             raise
     outcome = judgement.outcome
     code = exit_code(outcome.verdict)
     more = details(judgement)
     value = outcome_json(library.SCHEMA, record.path, outcome, exit_code=code, seed=request.seed, **more)
-    conclude(record, value)
+    finish(record, value, tell)
     if as_json:
         print_json(value)
     else:
