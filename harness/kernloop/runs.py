@@ -4,6 +4,7 @@
 spec.json  what was asked for       argv         QEMU's command line, one word a line
 console.log  timeline.jsonl         stdout  stderr  of the guest's command
 verdict.json  `unknown` until judged; the keeper completes it when kernloop itself is killed
+report.html   all of it on one page (kernloop.present.html): with every verdict but a pass, or when asked for
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernloop import __version__
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host import owned
+from kernloop.host.about import about
 from kernloop.host.paths import runs_dir
 from kernloop.verdict import Evidence
 
 __all__ = [
+    "REPORT",
     "Run",
     "Summary",
     "collect",
@@ -41,6 +45,7 @@ __all__ = [
 ]
 
 _VERDICT = "verdict.json"
+REPORT = "report.html"
 # What may lie in a run directory, what it shows, the most telling first.
 _FILES = {
     "console.log": "the guest's serial console",
@@ -137,7 +142,7 @@ def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
             run = Run(path)
             run.write("spec.json", {"verb": verb, **spec})
             run.write(_VERDICT, {"schema": schema, "verdict": "unknown", "summary": "not judged yet", "run": str(path)})
-            run.note("start", pid=os.getpid())
+            run.note("start", pid=os.getpid(), kernloop=__version__, host=about())
             try:
                 yield run
             except UsageError:

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from rich.markup import escape
 
 from kernloop import runs
-from kernloop.cli.output import JsonFlag, err, fail, mark, print_json, progress
+from kernloop.cli.junit import JUnitOption, Tell, finish, results
+from kernloop.cli.output import JsonFlag, err, escape, fail, mark, print_json, progress
 from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel.refs import DEFAULT
 from kernloop.present import failure_json, outcome_json
+from kernloop.runs import REPORT
 from kernloop.verdict import Outcome, Verdict, guest_exit_code
 from kernloop.vm import run as library
 from kernloop.vm import topology
@@ -46,6 +48,7 @@ def run(
         int, typer.Option(min=0, max=10, help="In virtual time an instruction takes 2**SHIFT ns.")
     ] = DEFAULT_SHIFT,
     cold: Annotated[bool, typer.Option("--cold", help="Boot, do not restore the snapshot of a boot.")] = False,
+    junit: JUnitOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Boot a kernel, run a command in it, and exit as the command did.
@@ -53,20 +56,23 @@ def run(
     120: the kernel crashed. 124: the deadline passed. 125: kernloop or QEMU failed.
     """
     try:
-        request = library.Request(
-            tuple(command),
-            kernel,
-            topology.numa(topology.parse_cpus(cpus), mebibytes(memory), tuple(numa or ()), tuple(distance or ())),
-            mebibytes(memory),
-            timeout,
-            tuple(files or ()),
-            tuple(append or ()),
-            seed,
-            shift,
-            cold,
-        )
-        with runs.create("run", library.SCHEMA, {"subject": " ".join(command), **vars(request)}) as record:
-            code = _run(request, record, as_json)
+        subject = " ".join(command)
+        with results(junit, "run", subject) as tell:
+            size = mebibytes(memory)
+            request = library.Request(
+                tuple(command),
+                kernel,
+                topology.numa(topology.parse_cpus(cpus), size, tuple(numa or ()), tuple(distance or ())),
+                size,
+                timeout,
+                tuple(files or ()),
+                tuple(append or ()),
+                seed,
+                shift,
+                cold,
+            )
+            with runs.create("run", library.SCHEMA, {"subject": subject, **asdict(request)}) as record:
+                code = _run(request, record, as_json, tell)
     except HarnessError as error:
         raise fail(error, as_json=as_json, schema=library.SCHEMA) from None
     raise typer.Exit(code)
@@ -84,7 +90,7 @@ def mebibytes(text: str) -> int:
     return value
 
 
-def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
+def _run(request: library.Request, record: runs.Run, as_json: bool, tell: Tell | None) -> int:
     def to(stream: BinaryIO) -> Callable[[bytes], None]:
         def write(data: bytes) -> None:
             if not as_json:
@@ -100,7 +106,7 @@ def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
                 request, record, on_stdout=to(sys.stdout.buffer), on_stderr=to(sys.stderr.buffer), say=say
             )
         except HarnessError as error:
-            record.judge(failure_json(library.SCHEMA, error, record.path))
+            finish(record, failure_json(library.SCHEMA, error, record.path), tell)
             raise
     code = guest_exit_code(outcome.verdict, outcome.exit_status)
     value = outcome_json(
@@ -111,7 +117,7 @@ def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
         stdout=_tail(record.path / "stdout"),
         stderr=_tail(record.path / "stderr"),
     )
-    record.judge(value)
+    finish(record, value, tell)
     if as_json:
         print_json(value)
     elif (outcome.verdict is not Verdict.PASS and code != outcome.exit_status) or outcome.exit_status == 127:
@@ -131,6 +137,8 @@ def explain(outcome: Outcome, path: Path) -> None:
         err.print(f"  {path / first.path}, lines {first.lines[0]} to {first.lines[1]}")
     else:
         err.print(f"  evidence: {path}")
+    if (path / REPORT).exists():
+        err.print(f"  report: {path / REPORT}")
     if outcome.next:
         err.print(f"  [bold]next:[/] {escape(outcome.next)}")
 

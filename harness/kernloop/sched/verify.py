@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kernloop.errors import SubjectError, UsageError
+from kernloop.host import toolset
 from kernloop.kernel import refs, source
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.source import BpfKit
@@ -68,6 +69,7 @@ def execute(
     _check(request)
     say("finding the kernel")
     kernel = refs.resolve(request.kernel)
+    run.note("compiler", clang=toolset.get().version(f"clang-{toolset.LLVM}"))
     if kernel.has_sched_ext is False:
         raise SubjectError(
             f"{kernel.ref} ({kernel.release}) is built without SCHED_CLASS_EXT",

@@ -29,4 +29,4 @@ def micro(
     tools = toolset.get()
     accelerator = "tcg" if virtual else accel.prove(kernel).name
     spec = MachineSpec(topology, memory, accelerator, virtual, append)
-    return Guest(tools.qemu, f"{tools.id} {tools.qemu_version}", spec, kernel, initramfs.image(kernel, files))
+    return Guest(tools.qemu, tools.id, tools.qemu_version, spec, kernel, initramfs.image(kernel, files))

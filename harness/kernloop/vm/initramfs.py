@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
-from kernloop.host import elf, process, toolset
+from kernloop.host import process, toolset
 from kernloop.host.cache import ensure
 from kernloop.host.paths import cache_dir
 from kernloop.kernel.kernel import Kernel
@@ -86,6 +86,8 @@ def payload(files: Sequence[Payload], *, extra: Iterable[cpio.Entry] = ()) -> by
 
     Raises UsageError for a file that is not there or lacks a library.
     """
+    from kernloop.host import elf  # pyelftools takes 60 ms to import, and most guests take no files along
+
     entries: dict[str, cpio.Entry] = {}
     for file in files:
         entries[file.guest.strip("/")] = _read(file.host, file.guest)

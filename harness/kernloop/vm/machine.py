@@ -20,7 +20,7 @@ from qemu.qmp import EventListener, QMPClient, QMPError
 
 from kernloop.errors import HarnessError
 from kernloop.host import owned, process
-from kernloop.kernel.image import build_id_of_notes
+from kernloop.kernel.notes import build_id_of_notes
 from kernloop.vm.argv import Channels
 from kernloop.vm.frames import STDIN_WINDOW, Decoder, Frame, Kind, encode, run_request
 

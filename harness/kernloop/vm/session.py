@@ -53,10 +53,14 @@ class End(StrEnum):
 
 @dataclass(frozen=True)
 class Guest:
-    """What a machine is made of; equal guests can be restored from one snapshot. `qemu_id` names QEMU's very build."""
+    """What a machine is made of; equal guests can be restored from one snapshot.
+
+    `toolset` and `qemu_version` name the very build of QEMU.
+    """
 
     qemu: Path
-    qemu_id: str
+    toolset: str
+    qemu_version: str
     spec: MachineSpec
     kernel: Kernel
     initramfs: Path
@@ -70,7 +74,8 @@ class Guest:
         words = qemu_argv(nowhere, self.spec, nowhere, Start(freeze=True), Channels((0, 0), (0, 0), 0, nowhere))
         cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if self.spec.accelerator == "kvm" else ""
         initramfs = self.initramfs.parent.name
-        return snapshots.key([self.qemu_id, self.kernel.digest, self.kernel.bootable.name, initramfs, cpu, *words])
+        made_of = [self.toolset, self.qemu_version, self.kernel.digest, self.kernel.bootable.name, initramfs, cpu]
+        return snapshots.key([*made_of, *words])
 
 
 @dataclass(frozen=True)
@@ -234,6 +239,7 @@ async def attend(
     With `cold` it boots. Raises HarnessError when QEMU cannot be started.
     """
     console = Console(on_line)
+    run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
     with run.scratch("payload") as handed:
         handed.write_bytes(payload)
         if cold:
@@ -285,6 +291,7 @@ async def resume(
     Raises HarnessError when QEMU cannot be started, or does not take the state.
     """
     console = Console(on_line)
+    run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
     text = (saved / "console").read_bytes()
     (run.path / "console.log").write_bytes(text)
     console.replay(text)
