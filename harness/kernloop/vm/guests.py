@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kernloop.host import toolset
 from kernloop.kernel.kernel import Kernel
-from kernloop.vm import accel, initramfs
+from kernloop.vm import accel, initramfs, order
 from kernloop.vm.argv import MachineSpec, VirtualTime
 from kernloop.vm.initramfs import Payload
 from kernloop.vm.session import Guest
@@ -29,4 +29,7 @@ def micro(
     tools = toolset.get()
     accelerator = "tcg" if virtual else accel.prove(kernel).name
     spec = MachineSpec(topology, memory, accelerator, virtual, append)
-    return Guest(tools.qemu, f"{tools.id} {tools.qemu_version}", spec, kernel, initramfs.image(kernel, files))
+    qemu = order.qemu() if virtual else tools.qemu
+    return Guest(
+        qemu, f"{qemu.parent.name} {tools.id} {tools.qemu_version}", spec, kernel, initramfs.image(kernel, files)
+    )
