@@ -24,7 +24,7 @@ def console(
     follow: Annotated[bool, typer.Option("--follow", help="Go on as it comes, until the VM ends.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """The VM's serial console, by cursor."""
+    """The VM's serial console."""
     schema = "kernloop.vm-console/1"
     with told(as_json, schema):
         vm = client.find(name)

@@ -67,7 +67,10 @@ def job(
     since: Annotated[int, typer.Option(help="Print its stdout from this byte on.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """What a background command wrote and how it ended; exits as it did, 0 while it runs."""
+    """How a background command ended, and what it wrote.
+
+    Exits as the command did; 0 while it runs.
+    """
     schema = "kernloop.vm-job/1"
     with told(as_json, schema):
         vm = client.find(name)

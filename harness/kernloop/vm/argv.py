@@ -131,12 +131,17 @@ def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, start: Start, channel
     ]
 
 
+# A full buffer of translated code is flushed, which ends the vCPUs' time slices; by default its size comes from the
+# host's memory. This much is never full in a guest's life, and only what is used takes memory.
+_CODE_MIB = 1024
+
+
 # Multi-threaded TCG corrupts static keys in every QEMU up to 11.1 (Oops: int3), hence thread=single.
 def _timing(spec: MachineSpec) -> list[str]:
     if spec.virtual_time is not None:
         return [
             "-accel",
-            "tcg,thread=single",
+            f"tcg,thread=single,tb-size={_CODE_MIB}",
             "-cpu",
             "max,-rdrand,-rdseed",
             "-icount",

@@ -316,7 +316,11 @@ class Machine:
 
 @contextlib.asynccontextmanager
 async def start(
-    make_argv: Callable[[Channels], list[str]], folder: Path, on_console: Callable[[str], None]
+    make_argv: Callable[[Channels], list[str]],
+    folder: Path,
+    on_console: Callable[[str], None],
+    *,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Machine]:
     """Start the QEMU of `make_argv`; its console goes to `folder`/console.log as it comes, its argv to `folder`/argv.
 
@@ -342,6 +346,7 @@ async def start(
                 stdout=subprocess.DEVNULL,
                 stderr=stderr.fileno(),
                 pass_fds=[*channels.console, *channels.agent, channels.qmp],
+                env=env,
             )
         stack.callback(process.end_group, started)
         stack.enter_context(owned.group(started.pid))

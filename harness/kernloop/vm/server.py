@@ -198,7 +198,7 @@ class Server:
     async def _begun(self, argv: list[str], message: dict[str, Any], env: dict[str, str]) -> LiveJob:
         machine = self.session.machine
         number = len(self._jobs) + 1
-        job = LiveJob(self.session, number, argv)
+        job = LiveJob(self.session, self.request.name, number, argv)
         self.session.run.note("exec", job=number, argv=argv)
         job.job = await machine.execute(
             argv,

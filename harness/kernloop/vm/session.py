@@ -13,6 +13,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from kernloop.kernel.kernel import Kernel
 from kernloop.report.crash import Crash
 from kernloop.runs import Run
 from kernloop.vm import machine as machines
-from kernloop.vm import snapshots
+from kernloop.vm import order, snapshots
 from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
 from kernloop.vm.console import Console
 from kernloop.vm.machine import Ended, Hello, Job, Machine
@@ -350,7 +351,10 @@ async def _started(guest: Guest, start: Start, run: Run, console: Console) -> As
     began = run.elapsed
     log = run.path / "console.log"
     printed = log.stat().st_size if log.exists() else 0
-    async with machines.start(lambda channels: guest.argv(start, channels), run.path, console.feed) as machine:
+    # Where time is real the library is not there, and the host stops the guest when it comes to it.
+    env = order.STOP_WHEN_READY if start.freeze and not start.incoming else {}
+    argv = partial(guest.argv, start)
+    async with machines.start(argv, run.path, console.feed, env=env) as machine:
         run.note("qemu-started", pid=machine.pid)
         yield Session(machine, console, run, began=began, printed=printed, restored=start.incoming)
 
