@@ -10,7 +10,10 @@ from enum import StrEnum
 
 from kernloop.errors import UsageError
 
-__all__ = ["Decoder", "Frame", "Kind", "encode", "run_request"]
+__all__ = ["STDIN_WINDOW", "Decoder", "Frame", "Kind", "encode", "run_request"]
+
+# So many bytes of a command's stdin may be on their way, sent and not yet TAKEN: WINDOW of guest/init.c.
+STDIN_WINDOW = 1 << 18
 
 _HEADER = struct.Struct("<cxHI")
 # guest/init.c takes no more: FRAME_MAX, and WORDS_MAX for the arguments and the environment.
@@ -25,6 +28,7 @@ class Kind(StrEnum):
     STDERR = "E"
     EXIT = "X"
     FAILED = "F"
+    TAKEN = "T"
     RUN = "R"
     STDIN = "I"
     KILL = "K"

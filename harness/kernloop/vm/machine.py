@@ -21,7 +21,7 @@ from kernloop.errors import HarnessError
 from kernloop.host import owned, process
 from kernloop.kernel.image import build_id_of_notes
 from kernloop.vm.argv import Channels, MachineSpec, qemu_argv
-from kernloop.vm.frames import Decoder, Frame, Kind, encode, run_request
+from kernloop.vm.frames import STDIN_WINDOW, Decoder, Frame, Kind, encode, run_request
 
 __all__ = ["Ended", "Hello", "Job", "Machine", "boot"]
 
@@ -51,10 +51,17 @@ class Ended:
 class Job:
     """A command in the guest. `done` gives its exit code, minus the signal, or in words why it did not start."""
 
-    def __init__(self, on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None], *, number: int = 0
+    ) -> None:
         self.on_stdout = on_stdout
         self.on_stderr = on_stderr
+        self.number = number
         self.done: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
+        # What the agent has room for, and the news that it has more or needs no more.
+        self.window = STDIN_WINDOW
+        self.room = asyncio.Event()
+        self.done.add_done_callback(lambda _: self.room.set())
 
 
 class Machine:
@@ -108,14 +115,35 @@ class Machine:
         on_stderr: Callable[[bytes], None],
         cwd: str = "/root",
         env: Mapping[str, str],
+        stdin: bool = False,
     ) -> Job:
-        """Start `argv` in the guest."""
-        job = Job(on_stdout, on_stderr)
+        """Start `argv` in the guest; with `stdin` its standard input is open until `close_stdin`, else at its end."""
         number, self._next_job = self._next_job, self._next_job % 0xFFFF + 1
-        self._jobs[number] = job
+        job = self._jobs[number] = Job(on_stdout, on_stderr, number=number)
         self._to_agent.write(encode(Frame(Kind.RUN, number, run_request(argv, cwd=cwd, env=env))))
-        self._to_agent.write(encode(Frame(Kind.STDIN, number, b"")))
+        if not stdin:
+            self.close_stdin(job)
         return job
+
+    async def send_stdin(self, job: Job, data: bytes) -> None:
+        """Write to the standard input of `job`, as fast as it reads; what a command that has ended did not read is lost.
+
+        One caller at a time for each job.
+        """
+        rest = memoryview(data)
+        while rest and not job.done.done() and not self.ended.done():
+            if not job.window:
+                job.room.clear()
+                await job.room.wait()
+                continue
+            piece = rest[: job.window]
+            rest = rest[len(piece) :]
+            job.window -= len(piece)
+            self._to_agent.write(encode(Frame(Kind.STDIN, job.number, bytes(piece))))
+
+    def close_stdin(self, job: Job) -> None:
+        """The command reads end of file after what was sent."""
+        self._to_agent.write(encode(Frame(Kind.STDIN, job.number, b"")))
 
     async def send_break(self, keys: str) -> None:
         """SysRq by serial break: BREAK, then one key, for each of `keys` (Documentation/admin-guide/sysrq.rst)."""
@@ -134,6 +162,8 @@ class Machine:
             status = self._qemu.wait()
             if not self.ended.done():
                 self.ended.set_result(Ended(status, self._stderr_path.read_text(errors="replace").strip()))
+            for job in self._jobs.values():
+                job.room.set()
 
         loop.add_reader(fd, gone)
 
@@ -198,6 +228,9 @@ class Machine:
             job.on_stdout(frame.data)
         elif frame.kind is Kind.STDERR:
             job.on_stderr(frame.data)
+        elif frame.kind is Kind.TAKEN:
+            job.window += struct.unpack("<I", frame.data)[0]
+            job.room.set()
         elif not job.done.done():
             if frame.kind is Kind.EXIT:
                 job.done.set_result(os.waitstatus_to_exitcode(struct.unpack("<i", frame.data)[0]))

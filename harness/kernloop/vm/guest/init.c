@@ -7,8 +7,11 @@
  * number (u16) and a length (u32), little-endian, then that many bytes:
  *
  *   guest -> host   H the release, N the notes of /sys/kernel/notes, O stdout, E stderr, X the wait status (i32),
- *                   F why a job could not start
+ *                   F why a job could not start, T how many bytes of stdin it took (u32)
  *   host -> guest   R run (see start_job), I stdin (empty: end of file), K a signal number (i32), S power off
+ *
+ * Of a job's stdin the host may be WINDOW bytes ahead of what T frames told, no more: so much is kept for a job that
+ * does not read, and one that never reads stops nobody else.
  *
  * When the initramfs holds /kl/job, a ready R payload, that job is run and then the machine powers off: nothing that the
  * host does can then change the guest's timing.
@@ -42,6 +45,7 @@
 #define WORDS_MAX 4096
 #define FRAME_MAX (1 << 20)
 #define CHUNK 16384
+#define WINDOW (1 << 18) /* STDIN_WINDOW of frames.py */
 
 struct header {
 	uint8_t type;
@@ -54,6 +58,9 @@ struct job {
 	pid_t pid; /* 0: the slot is free */
 	uint16_t number;
 	int in, out, err; /* our ends, -1 when closed */
+	char *ahead; /* stdin that the job has not read yet, WINDOW bytes of room, NULL before the first */
+	size_t begin, end; /* where in it */
+	bool last; /* the host has sent all */
 };
 
 static struct job jobs[JOBS_MAX];
@@ -316,6 +323,7 @@ static void start_job(uint16_t number, char *payload, uint32_t len)
 			waitpid(pid, NULL, 0);
 		return refuse(number, text);
 	}
+	fcntl(in[1], F_SETFL, O_NONBLOCK);
 	*job = (struct job){ .pid = pid, .number = number, .in = in[1], .out = out[0], .err = err[0] };
 }
 
@@ -352,6 +360,70 @@ static void drain(struct job *job, int *fd, char type)
 		;
 }
 
+/* So many bytes of stdin are off the host's account. */
+static void took(struct job *job, uint32_t count)
+{
+	if (count)
+		send_frame('T', job->number, &count, sizeof(count));
+}
+
+/* Nobody reads this stdin, or all of it is written: what may still come is dropped. */
+static void close_stdin(struct job *job)
+{
+	close_end(&job->in);
+	took(job, job->end - job->begin);
+	free(job->ahead);
+	job->ahead = NULL;
+	job->begin = job->end = 0;
+}
+
+/* Hand on as much stdin as the job's pipe has room for. */
+static void feed(struct job *job)
+{
+	while (job->begin < job->end) {
+		ssize_t n = write(job->in, job->ahead + job->begin, job->end - job->begin);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n < 0)
+			return close_stdin(job);
+		job->begin += n;
+		took(job, n);
+	}
+	job->begin = job->end = 0;
+	if (job->last)
+		close_stdin(job);
+}
+
+/* An I frame. False when the host does not keep to its window. */
+static bool take_stdin(struct job *job, const char *data, size_t len)
+{
+	if (!len)
+		job->last = true;
+	if (job->in < 0) {
+		took(job, len);
+		return true;
+	}
+	if (job->end - job->begin + len > WINDOW)
+		return false;
+	if (!job->ahead)
+		job->ahead = malloc(WINDOW);
+	if (!job->ahead) {
+		close_stdin(job);
+		took(job, len);
+		return true;
+	}
+	memmove(job->ahead, job->ahead + job->begin, job->end - job->begin);
+	job->end -= job->begin;
+	job->begin = 0;
+	memcpy(job->ahead + job->end, data, len);
+	job->end += len;
+	feed(job);
+	return true;
+}
+
 static void reap(void)
 {
 	int status;
@@ -366,8 +438,8 @@ static void reap(void)
 				continue;
 			drain(job, &job->out, 'O');
 			drain(job, &job->err, 'E');
+			close_stdin(job);
 			send_frame('X', job->number, &code, sizeof(code));
-			close_end(&job->in);
 			close_end(&job->out);
 			close_end(&job->err);
 			job->pid = 0;
@@ -394,8 +466,8 @@ static void handle_frame(void)
 		start_job(header.job, payload, header.len);
 		break;
 	case 'I':
-		if (job && job->in >= 0 && (!header.len || !write_all(job->in, payload, header.len)))
-			close_end(&job->in);
+		if (job && !take_stdin(job, payload, header.len))
+			power_off();
 		break;
 	case 'K':
 		memcpy(&number, payload, sizeof(number));
@@ -420,7 +492,7 @@ static void run_packed_job(void)
 	close(fd);
 	start_job(0, payload, n > 0 ? n : 0);
 	if (find_job(0))
-		close_end(&find_job(0)->in);
+		close_stdin(find_job(0));
 }
 
 int main(void)
@@ -445,22 +517,28 @@ int main(void)
 	run_packed_job();
 
 	for (;;) {
-		struct pollfd fds[2 + 2 * JOBS_MAX] = {
+		struct pollfd fds[2 + 3 * JOBS_MAX] = {
 			{ .fd = one_job ? -1 : port, .events = POLLIN },
 			{ .fd = child_fd, .events = POLLIN },
 		};
 
 		for (int i = 0; i < JOBS_MAX; i++) {
-			fds[2 + 2 * i] = (struct pollfd){ .fd = jobs[i].pid ? jobs[i].out : -1, .events = POLLIN };
-			fds[3 + 2 * i] = (struct pollfd){ .fd = jobs[i].pid ? jobs[i].err : -1, .events = POLLIN };
+			struct job *job = &jobs[i];
+			bool waits = job->pid && job->begin < job->end;
+
+			fds[2 + 3 * i] = (struct pollfd){ .fd = job->pid ? job->out : -1, .events = POLLIN };
+			fds[3 + 3 * i] = (struct pollfd){ .fd = job->pid ? job->err : -1, .events = POLLIN };
+			fds[4 + 3 * i] = (struct pollfd){ .fd = waits ? job->in : -1, .events = POLLOUT };
 		}
 		if (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0)
 			continue;
 		for (int i = 0; i < JOBS_MAX; i++) {
-			if (fds[2 + 2 * i].revents)
+			if (fds[2 + 3 * i].revents)
 				relay(&jobs[i], &jobs[i].out, 'O');
-			if (fds[3 + 2 * i].revents)
+			if (fds[3 + 3 * i].revents)
 				relay(&jobs[i], &jobs[i].err, 'E');
+			if (fds[4 + 3 * i].revents)
+				feed(&jobs[i]);
 		}
 		if (fds[1].revents) {
 			struct signalfd_siginfo info;
