@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Channels", "MachineSpec", "VirtualTime", "qemu_argv"]
+__all__ = ["Channels", "MachineSpec", "VirtualTime", "attachments", "command_line", "qemu_argv"]
 
 # A panic waits for the debugger (panic=0 is for ever; QEMU pauses on pvpanic's event). SysRq is let through. nokaslr
 # keeps addresses equal over runs; crypto self-tests and DAMON's statistics would only take CPU time from the boot.
@@ -71,7 +71,19 @@ def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, initramfs: Path, chan
         "-initrd",
         str(initramfs),
         "-append",
-        " ".join((_COMMAND_LINE, *_seed(spec), *spec.append)),
+        " ".join(command_line(spec)),
+        *attachments(channels),
+    ]
+
+
+def command_line(spec: MachineSpec) -> list[str]:
+    """The words for the kernel."""
+    return [*_COMMAND_LINE.split(), *_seed(spec), *spec.append]
+
+
+def attachments(channels: Channels) -> list[str]:
+    """What makes any machine one that can be watched: console, agent, QMP, and a panic that is seen and pauses it."""
+    return [
         "-action",
         "panic=pause",
         "-device",

@@ -249,11 +249,19 @@ class Machine:
 
 @contextlib.asynccontextmanager
 async def boot(
-    qemu: Path, spec: MachineSpec, kernel: Path, initramfs: Path, run: Path, on_console: Callable[[str], None]
+    qemu: Path,
+    spec: MachineSpec,
+    kernel: Path,
+    initramfs: Path,
+    run: Path,
+    on_console: Callable[[str], None],
+    *,
+    make_argv: Callable[[Path, MachineSpec, Path, Path, Channels], list[str]] = qemu_argv,
+    inherit: Sequence[int] = (),
 ) -> AsyncIterator[Machine]:
     """Start QEMU; its console goes to `run`/console.log as it comes, its argv to `run`/argv. QEMU dies with the block.
 
-    Raises HarnessError when QEMU cannot be started.
+    `make_argv` may name descriptors in `inherit` beside the channels'. Raises HarnessError when QEMU cannot be started.
     """
     async with contextlib.AsyncExitStack() as stack:
         qmp, their_qmp = (stack.enter_context(end) for end in socket.socketpair())
@@ -265,7 +273,7 @@ async def boot(
             their_qmp.fileno(),
             run / "console.log",
         )
-        argv = qemu_argv(qemu, spec, kernel, initramfs, channels)
+        argv = make_argv(qemu, spec, kernel, initramfs, channels)
         (run / "argv").write_text("\n".join(argv) + "\n")
         stderr_path = run / "qemu.stderr"
         with stderr_path.open("wb") as stderr:
@@ -274,7 +282,7 @@ async def boot(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr.fileno(),
-                pass_fds=[*channels.console, *channels.agent, channels.qmp],
+                pass_fds=[*channels.console, *channels.agent, channels.qmp, *inherit],
             )
         stack.callback(process.end_group, started)
         stack.enter_context(owned.group(started.pid))
