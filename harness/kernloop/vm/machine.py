@@ -126,7 +126,7 @@ class Machine:
         return job
 
     async def send_stdin(self, job: Job, data: bytes) -> None:
-        """Write to the standard input of `job`, as fast as it reads; what a command that has ended did not read is lost.
+        """Write to the standard input of `job`, as fast as it reads; what it does not read is lost when it ends.
 
         One caller at a time for each job.
         """

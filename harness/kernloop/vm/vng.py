@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests with the host's user space as their root, as virtme-ng makes them, but started and ended by us.
 
-virtme-ng is asked what it would run (`virtme-run --dry-run`): QEMU's command line, and those of the virtiofsd that share
-folders. It is given a `virtiofsd` that only writes down its arguments, so its dry run starts nothing. The devices and
-kernel words it chose stay; console, monitor, accelerator and init become ours. Its own init needs udevd and bash of the
-host and reports by exit code only, so ours takes its place (guest/hostroot.c) and reads the words that it would read.
+virtme-ng is asked what it would run (`virtme-run --dry-run`): QEMU's command line, and those of the virtiofsd that
+share folders. It is given a `virtiofsd` that only writes down its arguments, so its dry run starts nothing. The
+devices and kernel words it chose stay; console, monitor, accelerator and init become ours. Its own init needs udevd
+and bash of the host and reports by exit code only, so ours takes its place (guest/hostroot.c) and reads the words
+that it would read.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ GUEST_ENV = {
 }
 _VIRTIOFSD = bundle.Bundle("virtiofsd", ("virtiofsd",), ("usr/libexec/virtiofsd",))
 _VIRTME_SECONDS = 60.0
-# The guest mounts its own there, so what the host has in them cannot be seen.
-_HIDDEN = ("/proc", "/sys", "/dev", "/run")
+_GUESTS_OWN = ("/proc", "/sys", "/dev", "/run")
 
 # virtme-run starts `virtiofsd ... &` by a shell and waits for SOCKET.pid; what follows the socket is of no use to it.
 _STAND_IN = r"""#!/bin/sh
@@ -57,7 +57,7 @@ _FILE = '#!/bin/sh\necho "Linux kernel, version {release}, "\n'
 
 @dataclass(frozen=True)
 class Share:
-    """The caller's folder. It is seen in the guest like all of the host; if `writable`, what is written there stays."""
+    """The caller's folder: the guest sees at once what changes there, and if `writable`, its writes reach the host."""
 
     folder: Path
     writable: bool = False
@@ -87,14 +87,13 @@ class HostRoot:
         words = []
         if self.modules is not None:
             words.append(f"virtme_link_mods={self.modules}")
-        if self.share.writable:
-            words.append(f"virtme_initmount0={self.share.folder}")
+        words.append(f"virtme_initmount0={self.share.folder}")
         return qemu_argv(self.said, self.sockets, words, qemu, spec, kernel, initramfs, channels)
 
 
 @contextlib.contextmanager
 def host_root(kernel: Kernel, spec: MachineSpec, qemu: Path, share: Share, run: Path) -> Iterator[HostRoot]:
-    """Share the host's root (and `share`, if writable) for a guest that is booted inside the block.
+    """Share the host's root and `share` for a guest that is booted inside the block.
 
     What virtiofsd says goes to `run`/virtiofsd.stderr. Raises UsageError, SubjectError, HarnessError.
     """
@@ -156,14 +155,17 @@ def qemu_argv(
 def virtiofsd_argv(daemon: Path, words: Sequence[str], listener: int, share: Share) -> list[str]:
     """virtme-ng's arguments for a virtiofsd made ours: an inherited socket, and files that may change under it.
 
-    `--cache always` would show a guest that lives on the files as they were when it first saw them.
+    The root keeps `--cache always`: with `auto` a Python starts in 5 s of CPU time under TCG instead of 1. In the
+    caller's folder even `auto` is too much: for a second a guest sees an edited file cut to its old length. File handles
+    (root only, others do without) spare a descriptor for every file seen: a `find /` needs more than there are.
     """
     given = dict(_options(words))
     given.pop("--syslog")
     given.pop("--socket-path")
-    shared = "/" if "--readonly" in given else str(share.folder)
-    given |= {"--fd": str(listener), "--shared-dir": shared, "--cache": "auto"}
-    return [str(daemon), *(word for pair in given.items() for word in pair if word)]
+    given |= {"--fd": str(listener), "--inode-file-handles": "prefer"}
+    if given["--shared-dir"] != "/":
+        given |= {"--shared-dir": str(share.folder), "--cache": "never", "--allow-mmap": ""}
+    return [str(daemon), *(f"{option}={value}" if value else option for option, value in given.items())]
 
 
 def _check(spec: MachineSpec, share: Share) -> None:
@@ -175,8 +177,10 @@ def _check(spec: MachineSpec, share: Share) -> None:
     folder = str(share.folder)
     if '"' in folder or not folder.isprintable():
         raise UsageError(f"{folder!r} cannot be named to a kernel", hint="work in a folder with a plainer name")
-    if not share.writable and any(share.folder.is_relative_to(hidden) for hidden in _HIDDEN):
-        raise UsageError(f"{folder} cannot be seen in a guest, which has its own /proc, /sys, /dev and /run", hint="cd /")
+    if folder == "/" or any(share.folder.is_relative_to(own) for own in _GUESTS_OWN):
+        raise UsageError(
+            f"{folder} cannot be shared: a guest has its own /proc, /sys, /dev and /run", hint="cd into your project"
+        )
 
 
 # The caller's folder goes in under a plain name, for virtme-run builds shell text from it; qemu_argv and virtiofsd_argv
@@ -191,8 +195,7 @@ def _ask_virtme(kernel: Kernel, spec: MachineSpec, qemu: Path, share: Share, fol
     argv = [sys.executable, "-m", "virtme.commands.run", "--show-command", "--dry-run", "--disable-monitor"]
     argv += ["--disable-kvm", "--disable-microvm", "--kimg", str(kernel.image), "--mods", "none"]
     argv += ["--qemu-bin", str(qemu), "--memory", f"{spec.memory}M", "--cpus", str(spec.cpus)]
-    if share.writable:
-        argv += ["--rwdir", str(shared)]
+    argv += ["--rwdir" if share.writable else "--rodir", str(shared)]
     done = process.run(
         argv,
         seconds=_VIRTME_SECONDS,
@@ -203,9 +206,9 @@ def _ask_virtme(kernel: Kernel, spec: MachineSpec, qemu: Path, share: Share, fol
     for file in said.iterdir():
         words = tuple(file.read_text().split("\0")[:-1])
         daemons[dict(_options(words))["--socket-path"]] = words
-    if len(daemons) != 1 + share.writable or not done.stdout:
+    if len(daemons) != 2 or not done.stdout:
         raise HarnessError(
-            f"virtme-ng would share {len(daemons)} folders instead of {1 + share.writable}: {done.stderr.strip()}",
+            f"virtme-ng would share {len(daemons)} folders instead of 2: {done.stderr.strip()}",
             hint="is TMPDIR a folder with a plain name?",
         )
     return Said(tuple(shlex.split(done.stdout.splitlines()[-1])), daemons)

@@ -4,8 +4,8 @@
  * above. What to do comes as virtme-ng says it: words of the kernel command line, which reach init as its environment.
  *
  *   kernloop_root=TAG                   the tag of the file system that is the root
- *   virtme_initmount0=FOLDER            a folder of the host to mount there, under the tag virtme.initmount0
- *   virtme_initmount0_access=rw|ro
+ *   virtme_initmount0=FOLDER            a folder of the host with its own file system, tag virtme.initmount0
+ *   virtme_initmount0_access=rw|ro      whether it can be written to
  *   virtme_link_mods=FOLDER             where the kernel's modules lie
  *   nr_open=N                           the host's limit of open files, which its programs may count on
  */
@@ -63,6 +63,7 @@ bool enter_host_root(const char **what)
 	return !chdir("/whole") && !mount(".", "/", NULL, MS_MOVE, NULL) && !chroot(".") && !chdir("/");
 }
 
+/* No overlay here: a file that is replaced in its lower layer gives ESTALE for ever, and editors replace. */
 static bool mount_shared(const char **what)
 {
 	for (int i = 0;; i++) {
@@ -77,7 +78,7 @@ static bool mount_shared(const char **what)
 		access = getenv(name);
 		make_folders(folder);
 		*what = folder;
-		if (mount(tag, folder, "virtiofs", access && !strcmp(access, "ro") ? MS_RDONLY : 0, NULL))
+		if (mount(tag, folder, "virtiofs", access && !strcmp(access, "rw") ? 0 : MS_RDONLY, NULL))
 			return false;
 	}
 }
