@@ -11,8 +11,10 @@ that it would read.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernloop.errors import HarnessError, UsageError
-from kernloop.host import bundle, owned, process
+from kernloop.host import bundle, owned, process, toolset
+from kernloop.host.cache import ensure
+from kernloop.host.paths import cache_dir
 from kernloop.kernel.kernel import Kernel
 from kernloop.vm import initramfs
 from kernloop.vm.argv import Channels, MachineSpec, attachments, command_line
@@ -122,7 +126,7 @@ def host_root(kernel: Kernel, spec: MachineSpec, qemu: Path, share: Share, run: 
             stack.callback(process.end_group, started)
             stack.enter_context(owned.group(started.pid))
             sockets[name] = ours.fileno()
-        yield HostRoot(image, tuple(sockets.values()), said, share, kernel.modules, sockets)
+        yield HostRoot(image, tuple(sockets.values()), said, share, _module_tree(kernel), sockets)
 
 
 def qemu_argv(
@@ -181,6 +185,28 @@ def _check(spec: MachineSpec, share: Share) -> None:
         raise UsageError(
             f"{folder} cannot be shared: a guest has its own /proc, /sys, /dev and /run", hint="cd into your project"
         )
+
+
+# A folder in which modprobe finds its way. Debian's packages come without modules.dep: installing them would make it.
+def _module_tree(kernel: Kernel) -> Path | None:
+    if kernel.modules is None or (kernel.modules / "modules.dep").exists():
+        return kernel.modules
+    source, inside = kernel.modules, Path("lib/modules") / kernel.release
+
+    def make(staging: Path) -> None:
+        shutil.copytree(source, staging / inside, copy_function=_link_or_copy)
+        words = [toolset.get().busybox, "depmod", "-b", staging, kernel.release]
+        process.run(words, seconds=120, what="finding the modules' dependencies")
+
+    folder = cache_dir() / "modules" / f"{kernel.release}-{kernel.digest[:12]}"
+    return ensure(folder, make, what="finding the modules' dependencies") / inside
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 # The caller's folder goes in under a plain name, for virtme-run builds shell text from it; qemu_argv and virtiofsd_argv
