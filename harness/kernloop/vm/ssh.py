@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ssh, scp and rsync into a guest that has no network: an sshd per connection, spoken to through the agent.
 
-The agent runs `BRIDGE` with the client's bytes as its stdin and stdout: dropbear on a socket of its own. Nothing listens,
-in the guest or here. Keys belong to one VM and lie in its run directory; the guest's host key is known before the
-first connection, so the client checks it strictly.
+The agent runs `BRIDGE` with the client's bytes as its stdin and stdout: dropbear on a socket of its own. Nothing
+listens, in the guest or here. Keys belong to one VM and lie in its run directory; the guest's host key is known before
+the first connection, so the client checks it strictly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from kernloop.host import bundle, process
 from kernloop.vm import guest_programs
 
-__all__ = ["BRIDGE", "CONFIG", "UNPACK", "archive", "config", "write"]
+__all__ = ["BRIDGE", "CONFIG", "UNPACK", "archive", "config", "programs", "write"]
 
 CONFIG = "ssh_config"
 _CLIENT_KEY, _HOST_KEY, _KNOWN_HOSTS = "ssh_key", "ssh_host_key", "ssh_known_hosts"
@@ -85,15 +85,20 @@ def config(run: Path, name: str, proxy: Sequence[str]) -> str:
 
 def archive(run: Path) -> bytes:
     """What `UNPACK` takes: the server, its libraries and this VM's keys, as a tar. Raises HarnessError."""
-    programs = bundle.get(_BUNDLE)
+    folder = programs()
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for file in sorted(programs.iterdir()):
+        for file in sorted(folder.iterdir()):
             _add(tar, file.name, file.read_bytes(), 0o755)
         _add(tar, "socketed", _socketed().read_bytes(), 0o755)
-        _add(tar, "host_key", _for_dropbear(programs, run / _HOST_KEY), 0o600)
+        _add(tar, "host_key", _for_dropbear(folder, run / _HOST_KEY), 0o600)
         _add(tar, "authorized_keys", (run / f"{_CLIENT_KEY}.pub").read_bytes(), 0o600)
     return out.getvalue()
+
+
+def programs() -> Path:
+    """The folder of programs made for guests. Raises HarnessError."""
+    return bundle.get(_BUNDLE)
 
 
 def _socketed() -> Path:
@@ -101,12 +106,11 @@ def _socketed() -> Path:
 
 
 # The bundle is made for a place in the guest, so here its programs need to be shown their loader and libraries.
-def _for_dropbear(programs: Path, key: Path) -> bytes:
+def _for_dropbear(folder: Path, key: Path) -> bytes:
     made = key.with_suffix(".dropbear")
-    loader = [programs / "ld-linux-x86-64.so.2", "--library-path", programs]
-    process.run(
-        [*loader, programs / "dropbearconvert", "openssh", "dropbear", key, made], seconds=30, what="converting a key"
-    )
+    loader = (str(folder / "ld-linux-x86-64.so.2"), "--library-path", str(folder))
+    words = (*loader, str(folder / "dropbearconvert"), "openssh", "dropbear", str(key), str(made))
+    process.run(words, seconds=30, what="converting a key")
     return made.read_bytes()
 
 

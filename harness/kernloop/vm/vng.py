@@ -160,8 +160,8 @@ def virtiofsd_argv(daemon: Path, words: Sequence[str], listener: int, share: Sha
     """virtme-ng's arguments for a virtiofsd made ours: an inherited socket, and files that may change under it.
 
     The root keeps `--cache always`: with `auto` a Python starts in 5 s of CPU time under TCG instead of 1. In the
-    caller's folder even `auto` is too much: for a second a guest sees an edited file cut to its old length. File handles
-    (root only, others do without) spare a descriptor for every file seen: a `find /` needs more than there are.
+    caller's folder even `auto` is too much: for a second a guest sees an edited file cut to its old length. File
+    handles (root only, others do without) spare a descriptor for every file seen: `find /` may need too many.
     """
     given = dict(_options(words))
     given.pop("--syslog")
@@ -195,7 +195,7 @@ def _module_tree(kernel: Kernel) -> Path | None:
 
     def make(staging: Path) -> None:
         shutil.copytree(source, staging / inside, copy_function=_link_or_copy)
-        words = [toolset.get().busybox, "depmod", "-b", staging, kernel.release]
+        words = (str(toolset.get().busybox), "depmod", "-b", str(staging), kernel.release)
         process.run(words, seconds=120, what="finding the modules' dependencies")
 
     folder = cache_dir() / "modules" / f"{kernel.release}-{kernel.digest[:12]}"
