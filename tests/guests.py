@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from kernloop.host import toolset
 from kernloop.kernel import refs
 from kernloop.vm import initramfs, vng
-from kernloop.vm.argv import MachineSpec
-from kernloop.vm.machine import Job, Machine, boot
-from kernloop.vm.micro import GUEST_ENV
+from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
+from kernloop.vm.machine import Job, Machine, start
+from kernloop.vm.session import GUEST_ENV
+from kernloop.vm.topology import Topology
 
 T = TypeVar("T")
 SECONDS = 120.0
@@ -75,28 +76,22 @@ class Guest:
 async def micro(run: Path) -> AsyncIterator[Guest]:
     """The default kernel with busybox."""
     kernel = refs.resolve(refs.DEFAULT)
-    image = run / "initramfs"
-    image.write_bytes(initramfs.base(kernel))
-    async with boot(toolset.get().qemu, MachineSpec(), kernel.bootable, image, run, lambda line: None) as machine:
+    begin = Start(initramfs=initramfs.image(kernel))
+
+    def argv(channels: Channels) -> list[str]:
+        return qemu_argv(toolset.get().qemu, MachineSpec(), kernel.bootable, begin, channels)
+
+    async with start(argv, run, lambda line: None) as machine:
         await _up(machine)
         yield Guest(machine, GUEST_ENV, run)
 
 
 @contextlib.asynccontextmanager
-async def host_root(run: Path, share: vng.Share) -> AsyncIterator[Guest]:
+async def host_root(run: Path, share: vng.Share, topology: Topology | None = None) -> AsyncIterator[Guest]:
     """The default kernel with the host's user space."""
-    kernel, qemu, spec = refs.resolve(refs.DEFAULT), toolset.get().qemu, MachineSpec(memory=1024)
-    with vng.host_root(kernel, spec, qemu, share, run) as root:
-        async with boot(
-            qemu,
-            spec,
-            kernel.bootable,
-            root.initramfs,
-            run,
-            lambda line: None,
-            make_argv=root.qemu_argv,
-            inherit=root.inherit,
-        ) as machine:
+    spec = MachineSpec(topology or Topology(), memory=1024)
+    with vng.host_root(toolset.get().qemu, spec, refs.resolve(refs.DEFAULT), share, run) as root:
+        async with start(root.argv, run, lambda line: None, inherit=root.inherit) as machine:
             await _up(machine)
             yield Guest(machine, vng.GUEST_ENV, run)
 

@@ -128,10 +128,13 @@ def processes_naming(text: str | Path) -> list[int]:
 
 def keeper_of(pid: int) -> int:
     """The keeper that kernloop's process `pid` started."""
-    [found] = [
-        keeper for keeper, words in command_lines().items() if "keeper.py" in words[-2:][0] and words[-1] == str(pid)
-    ]
-    return found
+
+    def found() -> list[int]:
+        return [of for of, words in command_lines().items() if "keeper.py" in words[-2:][0] and words[-1] == str(pid)]
+
+    # Its parent may go on a moment before the kernel shows its new command line.
+    [keeper] = until(found, 10, f"a keeper of {pid}")
+    return keeper
 
 
 def runs_dir() -> Path:

@@ -105,16 +105,16 @@ def verdict_table(document: Path) -> dict[str, list[str]]:
     return rows
 
 
-# typer has a copy of click inside that it does not export: a group is told by its `commands`.
+# typer has a copy of click inside that it does not export: a group is told by what it can do.
 def cli() -> Any:
     return typer.main.get_command(app)
 
 
 def below(command: Any) -> dict[str, Any]:
     """The verbs of a group; none for a verb."""
-    found = getattr(command, "commands", {})
-    assert isinstance(found, dict)
-    return found
+    if not hasattr(command, "list_commands"):
+        return {}
+    return {name: command.get_command(None, name) for name in command.list_commands(None)}
 
 
 def check_words(line: str) -> None:

@@ -4,6 +4,7 @@
 spec.json  what was asked for       argv         QEMU's command line, one word a line
 console.log  timeline.jsonl         stdout  stderr  of the guest's command
 verdict.json  `unknown` until judged; the keeper completes it when kernloop itself is killed
+report.html   all of it on one page (kernloop.present.html): with every verdict but a pass, or when asked for
 """
 
 from __future__ import annotations
@@ -21,14 +22,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernloop import __version__
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host import owned
+from kernloop.host.about import about
 from kernloop.host.paths import runs_dir
 from kernloop.verdict import Evidence
 
-__all__ = ["Run", "Summary", "collect", "create", "find", "listing", "read_json", "timeline"]
+__all__ = [
+    "REPORT",
+    "Run",
+    "Summary",
+    "collect",
+    "create",
+    "find",
+    "is_live",
+    "listing",
+    "read_json",
+    "timeline",
+    "wait_until_over",
+    "write_json",
+]
 
 _VERDICT = "verdict.json"
+REPORT = "report.html"
 # What may lie in a run directory, what it shows, the most telling first.
 _FILES = {
     "console.log": "the guest's serial console",
@@ -40,9 +57,12 @@ _FILES = {
     "stderr": "the command's standard error",
     "registers.txt": "the vCPUs' registers when the deadline had passed",
     "qemu.stderr": "what QEMU said",
+    "supervisor.log": "what the VM's supervisor complained of",
     "timeline.jsonl": "what was done when",
     "argv": "QEMU's command line",
 }
+# Nobody who lets an agent work for weeks should have to think of it: beyond so many the older half goes.
+_MANY_RUNS = 2000
 # The owner's lock on this file is how others see that a run is still under way.
 _LOCK = "owner"
 
@@ -72,9 +92,7 @@ class Run:
 
     def write(self, name: str, value: object) -> None:
         """Write JSON to `name` in one step: a reader sees the old text or the new."""
-        staged = self.path / f".{name}.new"
-        staged.write_text(json.dumps(value, indent=2, default=str) + "\n")
-        staged.rename(self.path / name)
+        write_json(self.path / name, value)
 
     @contextlib.contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
@@ -117,12 +135,14 @@ def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
     path = runs_dir() / f"{time.strftime('%Y%m%d-%H%M%S')}-{verb}-{secrets.token_hex(2)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if len(os.listdir(path.parent)) > _MANY_RUNS:  # noqa: PTH208 counted at every start
+            collect(keep=_MANY_RUNS // 2)
         path.mkdir(mode=0o700)
         with owned.run(path, schema), _owner_lock(path):
             run = Run(path)
             run.write("spec.json", {"verb": verb, **spec})
             run.write(_VERDICT, {"schema": schema, "verdict": "unknown", "summary": "not judged yet", "run": str(path)})
-            run.note("start", pid=os.getpid())
+            run.note("start", pid=os.getpid(), kernloop=__version__, host=about())
             try:
                 yield run
             except UsageError:
@@ -181,6 +201,26 @@ def collect(*, keep: int, dry_run: bool = False) -> list[Summary]:
     return doomed
 
 
+def is_live(path: Path) -> bool:
+    """Whether the owner of the run at `path` lives."""
+    with contextlib.suppress(OSError), (path / _LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def wait_until_over(path: Path, seconds: float) -> None:
+    """Wait until the owner of the run at `path` is gone. Raises HarnessError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while is_live(path):
+        if time.monotonic() > deadline:
+            owner = (path / _LOCK).read_text().strip()
+            raise HarnessError(f"the run {path.name} is not over after {seconds:g} s", hint=f"its owner: kill {owner}")
+        time.sleep(0.01)
+
+
 # Whoever leaves the block by an exception has perhaps not said how the run ended.
 def _abandon(run: Run, schema: str, error: BaseException) -> None:
     with contextlib.suppress(OSError):
@@ -212,18 +252,9 @@ def _owner_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _is_live(path: Path) -> bool:
-    with contextlib.suppress(OSError), (path / _LOCK).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
 def _summary(path: Path) -> Summary:
     spec, verdict = read_json(path / "spec.json"), read_json(path / _VERDICT)
-    live = _is_live(path)
+    live = is_live(path)
     word, text = str(verdict.get("verdict", "unknown")), str(verdict.get("summary", ""))
     if word == "unknown" and not live:
         word, text = "infra", "kernloop and its keeper were both killed"
@@ -247,6 +278,13 @@ def _stat(path: Path) -> tuple[int, float]:
     except OSError:
         return 0, time.time()
     return found.st_size if stat.S_ISREG(found.st_mode) else 0, found.st_mtime
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON to `path` in one step: a reader sees the old text or the new."""
+    staged = path.with_name(f".{path.name}.new")
+    staged.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    staged.rename(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

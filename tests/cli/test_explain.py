@@ -48,9 +48,11 @@ def test_odd_characters_on_the_console_do_not_shift_the_excerpt(
 def test_without_a_place_on_the_console_the_run_directory_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "report.html").write_text("")
     explain(Outcome(Verdict.LOST, "QEMU was killed", next="again"), tmp_path)
     assert capsys.readouterr().err.splitlines() == [
         "kernloop: lost: QEMU was killed",
         f"  evidence: {tmp_path}",
+        f"  report: {tmp_path}/report.html",
         "  next: again",
     ]

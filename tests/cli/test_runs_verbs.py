@@ -66,6 +66,20 @@ def test_show_console_is_the_log_as_it_is(path: Path) -> None:
     assert call("show", path.name[:15], "--console").stdout == "Linux version 7.3 [x]\nlast line\n"
 
 
+def test_show_html_writes_the_page_and_says_where(path: Path) -> None:
+    assert not (path / "report.html").exists()
+    assert call("show", path.name, "--html").stdout == f"{path}/report.html\n"
+    text = (path / "report.html").read_text()
+    assert "it [crashed]" in text
+    assert "Linux version 7.3 [x]" in text
+
+
+def test_show_html_as_json_names_the_page(path: Path) -> None:
+    value = json.loads(call("show", path.name, "--html", "--json").stdout)
+    assert (value["report"], value["id"]) == (f"{path}/report.html", path.name)
+    assert "report" not in json.loads(call("show", path.name, "--json").stdout)
+
+
 def test_gc_says_first_what_it_would_do_and_then_does_it(path: Path) -> None:
     would = json.loads(call("gc", "--keep", "0", "--dry-run", "--json").stdout)
     assert (would["removed"], would["dry_run"]) == ([path.name], True)

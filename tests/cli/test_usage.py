@@ -138,7 +138,7 @@ def test_a_mistake_leaves_no_run_to_look_at(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["nosuch"], ["run"], ["run", "--cpus", "0", "--", "true"], ["run", "--cpus", "many", "--", "true"],
+    [["nosuch"], ["run"], ["run", "--seed", "-1", "--", "true"], ["run", "--shift", "99", "--", "true"],
      ["verify", "--seed", "-1", "x.bpf.c"], ["run", "--timeout", "0", "--", "true"], ["runs", "gc", "--keep", "-1"]],
 )  # fmt: skip
 def test_options_that_make_no_sense_exit_2_with_usage_on_stderr(words: list[str]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from images import BANNER, BUILD_ID, CONFIG, NOTES, PACKERS, PVH, bzimage, note, vmlinux
 from kernloop.errors import UsageError
 from kernloop.kernel import image
+from kernloop.kernel.notes import build_id_of_notes
 
 
 def write(folder: Path, data: bytes) -> Path:
@@ -95,14 +96,14 @@ def test_an_image_that_ends_in_its_header_is_said_to_be_damaged(kept: int, tmp_p
 
 
 def test_the_build_id_is_found_behind_other_notes() -> None:
-    assert image.build_id_of_notes(note(b"Linux\0", 257, b"x") + NOTES) == BUILD_ID.hex()
+    assert build_id_of_notes(note(b"Linux\0", 257, b"x") + NOTES) == BUILD_ID.hex()
 
 
 def test_a_note_of_the_same_number_from_another_owner_is_no_build_id() -> None:
-    assert image.build_id_of_notes(note(b"XYZ\0", 3, b"1234")) == ""
+    assert build_id_of_notes(note(b"XYZ\0", 3, b"1234")) == ""
 
 
 @given(st.binary(max_size=64))
 def test_any_bytes_for_notes_give_a_build_id_or_none(data: bytes) -> None:
-    found = image.build_id_of_notes(data)
+    found = build_id_of_notes(data)
     assert found == bytes.fromhex(found).hex()

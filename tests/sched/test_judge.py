@@ -21,7 +21,7 @@ from kernloop.sched.events import SuiteReader
 from kernloop.sched.judge import Judgement
 from kernloop.verdict import Verdict
 from kernloop.vm.machine import Ended, Hello
-from kernloop.vm.micro import End, Watched
+from kernloop.vm.session import End, Watched
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 KERNEL = Kernel("debian:7.3.4", "7.3.4", "", "ab12", "", Path("/x"), None, None, None, None, None)

@@ -35,8 +35,8 @@ def test_a_torn_frame_is_kept_back(frames: list[Frame], torn: bytes) -> None:
 
 
 def test_a_frame_of_an_unknown_kind_is_an_error() -> None:
-    with pytest.raises(ValueError, match="Z"):
-        list(Decoder().feed(struct.pack("<cxHI", b"Z", 0, 0)))
+    with pytest.raises(ValueError, match="Y"):
+        list(Decoder().feed(struct.pack("<cxHI", b"Y", 0, 0)))
 
 
 def test_a_length_that_no_agent_sends_is_an_error_and_not_awaited() -> None:

@@ -16,7 +16,7 @@ from kernloop.report.engine import parse_console
 from kernloop.verdict import Outcome, Verdict, guest_exit_code
 from kernloop.vm.judge import judge_machine
 from kernloop.vm.machine import Ended, Hello
-from kernloop.vm.micro import End, Watched
+from kernloop.vm.session import End, Watched
 
 CONSOLES = Path(__file__).parent.parent / "fixtures/console"
 KERNEL = Kernel("debian:7.3.4", "7.3.4", "", "ab12", "", Path("/x"), None, None, None, None, None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernloop.vm.argv import Channels, MachineSpec
+from kernloop.vm.argv import Channels, MachineSpec, Start
 from kernloop.vm.vng import Said, Share, qemu_argv, virtiofsd_argv
 
 CHANNELS = Channels((3, 4), (5, 6), 7, Path("/runs/a/console.log"))
@@ -47,7 +47,8 @@ MORE = ("virtme_initmount0=/home/me/my project",)
 
 def argv(spec: MachineSpec) -> list[str]:
     sockets = {ROOT: 20, SHARED: 21}
-    return qemu_argv(SAID, sockets, MORE, Path("/q/qemu"), spec, Path("/k/vmlinux"), Path("/k/initramfs"), CHANNELS)
+    start = Start(initramfs=Path("/k/initramfs"), payload=Path("/k/payload"))
+    return qemu_argv(SAID, sockets, MORE, Path("/q/qemu"), spec, Path("/k/vmlinux"), start, CHANNELS)
 
 
 def values(words: list[str], option: str) -> list[str]:
@@ -76,6 +77,7 @@ def test_the_machine_is_virtme_ngs_with_our_console_agent_and_monitor_only() -> 
     assert len([word for word in values(words, "-chardev") if ",id=console," in word]) == 1
     assert values(words, "-kernel") == ["/k/vmlinux"]
     assert values(words, "-initrd") == ["/k/initramfs"]
+    assert values(words, "-fw_cfg") == ["name=opt/kernloop/payload,file=/k/payload"]
 
 
 def test_a_panic_pauses_it_as_it_does_any_machine_of_ours() -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from kernloop import runs
 from kernloop.verdict import Verdict, guest_exit_code
-from kernloop.vm import micro
 from kernloop.vm import run as library
+from kernloop.vm import session
 from support import kernloop, the_run, verdict_of
 
 pytestmark = pytest.mark.vm
@@ -55,7 +55,7 @@ def test_a_deadline_exits_124_and_keeps_backtraces_of_a_living_kernel() -> None:
 
 
 def test_a_guest_that_never_gets_to_its_init_is_a_boot_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(micro, "BOOT_SECONDS", 12.0)
+    monkeypatch.setattr(session, "BOOT_SECONDS", 12.0)
     request = library.Request(("true",), append=("rdinit=/bin/cat",))
     with runs.create("run", library.SCHEMA, {"subject": "true"}) as record:
         outcome = library.execute(

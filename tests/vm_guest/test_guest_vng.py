@@ -12,6 +12,7 @@ import pytest
 
 from guests import Guest, host_root, in_thread
 from kernloop.kernel import refs
+from kernloop.vm.topology import numa, parse_cpus
 from kernloop.vm.vng import Share
 from support import alive, child, said, until
 
@@ -34,9 +35,11 @@ def guest(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gu
 
 @pytest.fixture
 def writing_guest(tmp_path: Path) -> Iterator[Guest]:
+    """With NUMA nodes as well."""
     (tmp_path / "run").mkdir()
     (tmp_path / "project").mkdir()
-    with in_thread(host_root(tmp_path / "run", Share(tmp_path / "project", writable=True))) as guest:
+    topology = numa(parse_cpus("4,cores=2,threads=2"), 1024, ("0-1:512M", "2-3:512M"), ("0-1:33",))
+    with in_thread(host_root(tmp_path / "run", Share(tmp_path / "project", writable=True), topology)) as guest:
         yield guest
 
 
@@ -84,6 +87,8 @@ def test_a_writable_folder_is_the_hosts_own_and_no_other_is(writing_guest: Guest
     assert (folder / "d/moved").read_text() == "from-guest\n"
     assert writing_guest("touch", str(tmp_path / "beside")).status == 0
     assert not (tmp_path / "beside").exists()
+    nodes = writing_guest.sh("cd /sys/devices/system/node; cat node*/cpulist node0/distance; nproc")
+    assert nodes.out.split() == [b"0-1", b"2-3", b"10", b"33", b"4"]
 
 
 def test_exit_codes_signals_and_any_bytes_come_through(guest: Guest) -> None:
@@ -105,6 +110,7 @@ OWNER = """
 import asyncio, os, sys
 from pathlib import Path
 from guests import host_root
+from kernloop.vm.topology import numa, parse_cpus
 from kernloop.vm.vng import Share
 
 async def main():

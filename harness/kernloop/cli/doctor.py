@@ -9,16 +9,14 @@ import shutil
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter
-from rich.markup import escape
 
-from kernloop.cli.output import JsonFlag, err, fail, out, print_json, progress
+from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError
 from kernloop.host import process
 from kernloop.host.needs import Distribution, Need, State, distribution, host_needs, install_line
+from kernloop.present import plain
 from kernloop.vm import needs as guest
 
-_NEEDS = TypeAdapter(list[Need])
 _COLOUR = {State.OK: "green", State.LATER: "cyan", State.WARN: "yellow", State.MISSING: "red"}
 
 
@@ -56,7 +54,7 @@ def doctor(
                 "ok": not missing,
                 "system": where.name,
                 "ran": ran,
-                "needs": _NEEDS.dump_python(found, mode="json"),
+                "needs": plain(found),
                 "exit_code": code,
             }
         )

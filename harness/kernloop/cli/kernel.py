@@ -6,10 +6,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from kernloop.cli.output import JsonFlag, err, fail, out, print_json, progress
+from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError
 from kernloop.kernel import debian, refs, source
 from kernloop.kernel.kernel import FACTS, Kernel
@@ -72,7 +71,7 @@ def fetch(ref: _Ref = refs.DEFAULT, as_json: JsonFlag = False) -> None:
 
 @app.command()
 def info(ref: _Ref = refs.DEFAULT, as_json: JsonFlag = False) -> None:
-    """Release, build-id, config facts, sizes and source package of a kernel."""
+    """Release, build-id, config facts, sizes and source of a kernel."""
     try:
         with progress() as say:
             say(f"finding {ref}")

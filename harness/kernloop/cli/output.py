@@ -7,22 +7,48 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from kernloop.errors import HarnessError
 from kernloop.host.progress import heard_by
 
-__all__ = ["JsonFlag", "err", "fail", "mark", "out", "print_json", "progress"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["JsonFlag", "Lines", "err", "escape", "fail", "mark", "out", "print_json", "progress"]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Lines:
+    """Lines with rich's markup for stdout or stderr. rich is imported with the first: many calls print none."""
+
+    def __init__(self, *, stderr: bool) -> None:
+        self._stderr = stderr
+
+    def print(self, *what: object) -> None:
+        self.console.print(*what)
+
+    @cached_property
+    def console(self) -> Console:
+        from rich.console import Console
+
+        width = None if self._stderr or sys.stdout.isatty() else 200
+        return Console(stderr=self._stderr, highlight=False, soft_wrap=True, width=width)
+
+
+out = Lines(stderr=False)
+err = Lines(stderr=True)
+
+
+def escape(text: str) -> str:
+    """`text` with nothing in it that `print` would take for markup."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -62,9 +88,11 @@ def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
     `quiet` leaves room for a guest's own output: only the library's slow work (kernloop.host.progress) is told then.
     """
-    if err.is_terminal and not quiet:
+    if sys.stderr.isatty() and not quiet:
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=err, transient=True) as bar:
+        with Progress(*columns, console=err.console, transient=True) as bar:
             task = bar.add_task("", visible=False)
 
             def show(text: str) -> None:
@@ -75,7 +103,8 @@ def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
     else:
 
         def line(text: str) -> None:
-            err.print(f"kernloop: {escape(text)}")
+            sys.stderr.write(f"kernloop: {text}\n")
+            sys.stderr.flush()
 
         with heard_by(line):
             yield (lambda text: None) if quiet else line

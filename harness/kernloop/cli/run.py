@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from rich.markup import escape
 
 from kernloop import runs
-from kernloop.cli.output import JsonFlag, err, fail, mark, print_json, progress
+from kernloop.cli.junit import JUnitOption, Tell, finish, results
+from kernloop.cli.output import JsonFlag, err, escape, fail, mark, print_json, progress
 from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel.refs import DEFAULT
 from kernloop.present import failure_json, outcome_json
+from kernloop.runs import REPORT
 from kernloop.verdict import Outcome, Verdict, guest_exit_code
 from kernloop.vm import run as library
+from kernloop.vm import topology
+from kernloop.vm.argv import DEFAULT_SHIFT
 
 # How much of the command's output the JSON object carries; the files have all of it.
 _TAIL = 8192
@@ -26,13 +30,25 @@ _TAIL = 8192
 def run(
     command: Annotated[list[str], typer.Argument(help="The command and its arguments, after --.")],
     kernel: Annotated[str, typer.Option(help="debian:7.2, debian:newest, host, path:BZIMAGE.")] = DEFAULT,
-    cpus: Annotated[int, typer.Option(min=1, max=64, help="vCPUs.")] = 2,
+    cpus: Annotated[str, typer.Option(help="vCPUs: 4, or 8,sockets=2,cores=2,threads=2.")] = "2",
     memory: Annotated[str, typer.Option(help="Guest memory: MiB, or with a unit, as in 2G.")] = "512M",
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the command may take, from its start.")] = 120.0,
     files: Annotated[
         list[Path] | None, typer.Option("--with", help="A file to take along, into /root; with its libraries.")
     ] = None,
     append: Annotated[list[str] | None, typer.Option(help="Words for the kernel command line.")] = None,
+    numa: Annotated[
+        list[str] | None, typer.Option(help="A NUMA node, its vCPUs and memory: 0-3:256M. Once for each node.")
+    ] = None,
+    distance: Annotated[list[str] | None, typer.Option(help="Between two NUMA nodes: 0-1:21.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Run in virtual time: the same seed gives the same console, bit for bit.")
+    ] = None,
+    shift: Annotated[
+        int, typer.Option(min=0, max=10, help="In virtual time an instruction takes 2**SHIFT ns.")
+    ] = DEFAULT_SHIFT,
+    cold: Annotated[bool, typer.Option("--cold", help="Boot, do not restore the snapshot of a boot.")] = False,
+    junit: JUnitOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Boot a kernel, run a command in it, and exit as the command did.
@@ -40,11 +56,23 @@ def run(
     120: the kernel crashed. 124: the deadline passed. 125: kernloop or QEMU failed.
     """
     try:
-        request = library.Request(
-            tuple(command), kernel, cpus, mebibytes(memory), timeout, tuple(files or ()), tuple(append or ())
-        )
-        with runs.create("run", library.SCHEMA, {"subject": " ".join(command), **vars(request)}) as record:
-            code = _run(request, record, as_json)
+        subject = " ".join(command)
+        with results(junit, "run", subject) as tell:
+            size = mebibytes(memory)
+            request = library.Request(
+                tuple(command),
+                kernel,
+                topology.numa(topology.parse_cpus(cpus), size, tuple(numa or ()), tuple(distance or ())),
+                size,
+                timeout,
+                tuple(files or ()),
+                tuple(append or ()),
+                seed,
+                shift,
+                cold,
+            )
+            with runs.create("run", library.SCHEMA, {"subject": subject, **asdict(request)}) as record:
+                code = _run(request, record, as_json, tell)
     except HarnessError as error:
         raise fail(error, as_json=as_json, schema=library.SCHEMA) from None
     raise typer.Exit(code)
@@ -62,7 +90,7 @@ def mebibytes(text: str) -> int:
     return value
 
 
-def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
+def _run(request: library.Request, record: runs.Run, as_json: bool, tell: Tell | None) -> int:
     def to(stream: BinaryIO) -> Callable[[bytes], None]:
         def write(data: bytes) -> None:
             if not as_json:
@@ -78,7 +106,7 @@ def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
                 request, record, on_stdout=to(sys.stdout.buffer), on_stderr=to(sys.stderr.buffer), say=say
             )
         except HarnessError as error:
-            record.judge(failure_json(library.SCHEMA, error, record.path))
+            finish(record, failure_json(library.SCHEMA, error, record.path), tell)
             raise
     code = guest_exit_code(outcome.verdict, outcome.exit_status)
     value = outcome_json(
@@ -89,7 +117,7 @@ def _run(request: library.Request, record: runs.Run, as_json: bool) -> int:
         stdout=_tail(record.path / "stdout"),
         stderr=_tail(record.path / "stderr"),
     )
-    record.judge(value)
+    finish(record, value, tell)
     if as_json:
         print_json(value)
     elif (outcome.verdict is not Verdict.PASS and code != outcome.exit_status) or outcome.exit_status == 127:
@@ -109,6 +137,8 @@ def explain(outcome: Outcome, path: Path) -> None:
         err.print(f"  {path / first.path}, lines {first.lines[0]} to {first.lines[1]}")
     else:
         err.print(f"  evidence: {path}")
+    if (path / REPORT).exists():
+        err.print(f"  report: {path / REPORT}")
     if outcome.next:
         err.print(f"  [bold]next:[/] {escape(outcome.next)}")
 

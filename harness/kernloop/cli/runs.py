@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from kernloop import runs
-from kernloop.cli.output import JsonFlag, fail, mark, out, print_json
+from kernloop.cli.output import JsonFlag, escape, fail, mark, out, print_json
 from kernloop.errors import HarnessError
 
 app = typer.Typer(help="Run directories: all evidence of every run.", no_args_is_help=True)
@@ -40,6 +40,7 @@ def list_(
 def show(
     run: Annotated[str, typer.Argument(help="A run's id, the beginning of one, or: last")] = "last",
     console: Annotated[bool, typer.Option("--console", help="Print its console.log instead.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="Write all of it to one page, and print where.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """What happened in a run."""
@@ -47,6 +48,10 @@ def show(
         path = runs.find(run)
     except HarnessError as error:
         raise fail(error, as_json=as_json) from None
+    page = _page(path, as_json) if html else None
+    if page and not as_json:
+        typer.echo(page)
+        return
     if console:
         log = path / "console.log"
         typer.echo(log.read_text(errors="replace") if log.exists() else "", nl=False)
@@ -55,7 +60,8 @@ def show(
     timeline = runs.timeline(path)
     if as_json:
         result = runs.read_json(path / "verdict.json")
-        print_json({"schema": "kernloop.runs-show/1", **_row(summary), "result": result, "timeline": timeline})
+        more = {"report": str(page)} if page else {}
+        print_json({"schema": "kernloop.runs-show/1", **_row(summary), "result": result, "timeline": timeline, **more})
         return
     out.print(f"[bold]{summary.id}[/]  {mark(summary.verdict)}  {escape(summary.summary)}")
     out.print(f"  kernloop {summary.verb} {escape(summary.subject)}")
@@ -82,6 +88,16 @@ def gc(
         )
     else:
         out.print(f"{'would remove' if dry_run else 'removed'} {len(gone)} runs, {freed >> 10} KiB")
+
+
+def _page(path: Path, as_json: bool) -> Path:
+    from kernloop.present.html import write  # jinja2 takes 60 ms to import
+
+    try:
+        return write(path)
+    except OSError as error:
+        wrong = HarnessError(f"cannot write the page into {path}: {error.strerror}", hint="free some space; see df")
+        raise fail(wrong, as_json=as_json) from None
 
 
 def _row(run: runs.Summary) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from kernloop.errors import UsageError
 def selftest(
     quick: Annotated[bool, typer.Option("--quick", help="Lint, types and the tests that need no VM.")] = False,
 ) -> None:
-    """Check kernloop itself on this machine: lint, types, unit tests, and real boots. From a checkout only."""
+    """Check kernloop itself: lint, types, unit tests, real boots; in a checkout."""
     root = Path(__file__).resolve().parents[3]
     if not (root / "tests").is_dir():
         raise fail(

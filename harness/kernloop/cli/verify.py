@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter
-from rich.markup import escape
 
 from kernloop import runs
-from kernloop.cli.output import JsonFlag, err, fail, mark, out, print_json, progress
+from kernloop.cli.junit import JUnitOption, Tell, finish, results
+from kernloop.cli.output import JsonFlag, err, escape, fail, mark, out, print_json, progress
 from kernloop.cli.run import mebibytes
 from kernloop.errors import HarnessError
 from kernloop.kernel.refs import DEFAULT
-from kernloop.present import failure_json, outcome_json
+from kernloop.present import failure_json, outcome_json, plain
+from kernloop.runs import REPORT
 from kernloop.sched import verify as library
 from kernloop.sched.judge import Judgement
 from kernloop.verdict import exit_code
-
-_JUDGEMENT = TypeAdapter(Judgement)
 
 
 def verify(
@@ -39,45 +37,47 @@ def verify(
         str, typer.Option(help="Only these, by commas; all but wakeup by default: " + ",".join(library.TESTS))
     ] = "",
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of real time for the whole guest.")] = 300.0,
+    junit: JUnitOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Verify a sched_ext scheduler in a VM: compile, load, test in virtual time, judge.
+    """Verify a sched_ext scheduler: compile, load, test in virtual time, judge.
 
     0: pass. 1: the scheduler is at fault. 2: bad input. 125: kernloop or the machine failed.
     """
     words = ([scheduler] if scheduler and loader else []) + list(args or [])
     try:
-        request = library.Request(
-            Path(scheduler) if scheduler and not loader else None,
-            loader,
-            tuple(words),
-            kernel,
-            cpus,
-            mebibytes(memory),
-            seed,
-            tuple(name for name in tests.split(",") if name),
-            timeout,
-        )
         subject = " ".join([loader, *words]) if loader else str(scheduler)
-        with runs.create("verify", library.SCHEMA, {"subject": subject, **vars(request)}) as record:
-            code = _verify(request, record, as_json)
+        with results(junit, "verify", subject) as tell:
+            request = library.Request(
+                Path(scheduler) if scheduler and not loader else None,
+                loader,
+                tuple(words),
+                kernel,
+                cpus,
+                mebibytes(memory),
+                seed,
+                tuple(name for name in tests.split(",") if name),
+                timeout,
+            )
+            with runs.create("verify", library.SCHEMA, {"subject": subject, **vars(request)}) as record:
+                code = _verify(request, record, as_json, tell)
     except HarnessError as error:
         raise fail(error, as_json=as_json, schema=library.SCHEMA) from None
     raise typer.Exit(code)
 
 
-def _verify(request: library.Request, record: runs.Run, as_json: bool) -> int:
+def _verify(request: library.Request, record: runs.Run, as_json: bool, tell: Tell | None) -> int:
     with progress() as say:
         try:
             judgement = library.execute(request, record, say=say, on_event=_show(say, as_json))
         except HarnessError as error:
-            record.judge(failure_json(library.SCHEMA, error, record.path))
+            finish(record, failure_json(library.SCHEMA, error, record.path), tell)
             raise
     outcome = judgement.outcome
     code = exit_code(outcome.verdict)
-    more = _details(judgement)
+    more = details(judgement)
     value = outcome_json(library.SCHEMA, record.path, outcome, exit_code=code, seed=request.seed, **more)
-    record.judge(value)
+    finish(record, value, tell)
     if as_json:
         print_json(value)
     else:
@@ -85,9 +85,12 @@ def _verify(request: library.Request, record: runs.Run, as_json: bool) -> int:
     return code
 
 
-# Pairs become objects; the dump, 32 KiB of it, stays in its file.
-def _details(judgement: Judgement) -> dict[str, Any]:
-    value: dict[str, Any] = _JUDGEMENT.dump_python(judgement, mode="json", exclude={"outcome": True, "exit": {"dump"}})
+def details(judgement: Judgement) -> dict[str, Any]:
+    """What a verify says beside its outcome: pairs as objects; the dump, 32 KiB of it, stays in its file."""
+    value: dict[str, Any] = plain(judgement)
+    del value["outcome"]
+    if judgement.exit is not None:
+        del value["exit"]["dump"]
     for test in value["tests"]:
         test["detail"] = dict(test["detail"])
     value["counters"] = dict(value["counters"])
@@ -143,5 +146,7 @@ def _explain(judgement: Judgement, path: Path) -> None:
     times = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in outcome.times.items())
     out.print(f"  times     {times}")
     out.print(f"  evidence  {path}")
+    if (path / REPORT).exists():
+        out.print(f"  report    {path / REPORT}")
     if outcome.next:
         out.print(f"  [bold]next[/]      {escape(outcome.next)}")

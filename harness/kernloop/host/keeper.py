@@ -10,9 +10,7 @@ library only.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -69,6 +67,8 @@ def _kill_group(leader: int, started: int) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        import shutil  # as json below: half of this process's cost, for what it seldom has to do
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
@@ -76,6 +76,8 @@ def _remove(path: Path) -> None:
 
 
 def _close_run(run: Path, owner: int, schema: str) -> None:
+    import json
+
     stage = "start"
     with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
         stage = json.loads((run / "timeline.jsonl").read_text().splitlines()[-1])["event"]

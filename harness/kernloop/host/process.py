@@ -16,7 +16,7 @@ from pathlib import Path
 from kernloop.errors import HarnessError
 from kernloop.host import owned
 
-__all__ = ["Completed", "disk_full", "end_group", "run", "spawn"]
+__all__ = ["Completed", "detach", "disk_full", "end_group", "run", "spawn"]
 
 # A child dies with us even if the keeper died first.
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
@@ -94,6 +94,19 @@ def spawn(
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise HarnessError(f"{error.filename} is not there", hint="kernloop doctor names the package") from None
+        raise HarnessError(f"cannot start {argv[0]}: {error.strerror}") from None
+
+
+def detach(argv: Sequence[str], *, stderr: int | None = None) -> subprocess.Popen[bytes]:
+    """Start `argv`, with pipes to its stdin and from its stdout, in a session of its own: it outlives us.
+
+    Raises HarnessError.
+    """
+    try:
+        return subprocess.Popen(
+            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
+        )
+    except OSError as error:
         raise HarnessError(f"cannot start {argv[0]}: {error.strerror}") from None
 
 

@@ -99,6 +99,11 @@ class Toolset:
     def busybox(self) -> Path:
         return self.root / "usr/bin/busybox"
 
+    @property
+    def qemu_version(self) -> str:
+        """Debian's, as in 10.0.13+ds-0+deb13u1."""
+        return self.version("qemu-system-x86").rpartition(":")[2]
+
     def version(self, package: str) -> str:
         return dict(self.versions).get(package, "unknown")
 

@@ -19,14 +19,14 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from kernloop.errors import UsageError
+from kernloop.kernel.notes import build_id_of_notes, note
 
 # What the readers of its parts say to an image that is cut off or overwritten.
 _DAMAGE = (struct.error, zlib.error, lzma.LZMAError, zstandard.ZstdError, ELFError, EOFError, IndexError)
 
-__all__ = ["Image", "build_id_of_notes", "read"]
+__all__ = ["Image", "read"]
 
 _MAGIC = b"HdrS"
-_NT_GNU_BUILD_ID = 3
 # include/xen/interface/elfnote.h; QEMU starts an ELF kernel that has it by the PVH protocol.
 _XEN_ELFNOTE_PHYS32_ENTRY = 18
 
@@ -80,25 +80,8 @@ def _parse(path: Path, data: bytes) -> Image:
         btf=btf.data() if btf else None,
         ikconfig=_ikconfig(vmlinux),
         vmlinux=vmlinux,
-        has_pvh=notes is not None and _note(notes.data(), b"Xen\0", _XEN_ELFNOTE_PHYS32_ENTRY) is not None,
+        has_pvh=notes is not None and note(notes.data(), b"Xen\0", _XEN_ELFNOTE_PHYS32_ENTRY) is not None,
     )
-
-
-def build_id_of_notes(notes: bytes) -> str:
-    """The GNU build-id in an ELF note section, hex; "" without one. /sys/kernel/notes has the same bytes."""
-    return (_note(notes, b"GNU\0", _NT_GNU_BUILD_ID) or b"").hex()
-
-
-def _note(notes: bytes, owner: bytes, wanted: int) -> bytes | None:
-    at = 0
-    while at + 12 <= len(notes):
-        name_size, size, kind = struct.unpack_from("<III", notes, at)
-        name = notes[at + 12 : at + 12 + name_size]
-        body = at + 12 + (name_size + 3 & ~3)
-        if kind == wanted and name == owner:
-            return notes[body : body + size]
-        at = body + (size + 3 & ~3)
-    return None
 
 
 def _unpack(path: Path, data: bytes) -> bytes:

@@ -12,10 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import zstandard
-
 from kernloop.errors import HarnessError
-from kernloop.kernel import image
 
 __all__ = ["FACTS", "Kernel", "KernelSource", "load", "store"]
 
@@ -121,6 +118,8 @@ class Kernel:
             case ".xz":
                 return lzma.decompress(data)
             case ".zst":
+                import zstandard  # Debian's modules are .xz: most runs do without
+
                 return zstandard.ZstdDecompressor().decompressobj().decompress(data)
             case ".gz":
                 return gzip.decompress(data)
@@ -136,6 +135,9 @@ def store(
     folder: Path, *, ref: str, bzimage: Path, modules: Path | None, config: Path | None, source_version: str | None
 ) -> None:
     """Read `bzimage` and write what it says to `folder`: kernel.json, btf, config, vmlinux. Paths may lie in it."""
+    # What reads images takes 60 ms to import, and only a kernel that is new here is read.
+    from kernloop.kernel import image
+
     facts = image.read(bzimage)
     if facts.btf is not None:
         (folder / "btf").write_bytes(facts.btf)

@@ -17,7 +17,6 @@ from kernloop.errors import HarnessError, UsageError
 from kernloop.host.cache import ensure
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import debian, kernel
-from kernloop.kernel.image import read as read_image
 from kernloop.kernel.kernel import Kernel
 
 __all__ = ["DEFAULT", "cached", "resolve"]
@@ -94,7 +93,10 @@ def _path(ref: str, image: Path, modules: Path | None) -> Kernel:
     digest = hashlib.sha256(data).hexdigest()
     folder = cache_dir() / "kernels" / f"image-{digest[:16]}{'-modules' if modules else ''}"
     if not folder.exists():
-        read_image(image)
+        # As in kernel.store: slow to import, seldom needed.
+        from kernloop.kernel.image import read
+
+        read(image)
 
     def make(staging: Path) -> None:
         (staging / "bzImage").write_bytes(data)

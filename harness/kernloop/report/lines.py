@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["Line", "read_line", "split_lines"]
+__all__ = ["Line", "read_line", "split_lines", "without_escapes"]
 
 # Longer than any line that printk or a verifier writes, short enough that any number in it can be converted.
 _MAX_LENGTH = 4000
@@ -41,8 +41,7 @@ class Line:
 def read_line(raw: str) -> Line:
     """Split one console line; a line that printk did not write comes back with its text alone."""
     text = raw.rstrip("\r\n")
-    if "\x1b" in text:
-        text = _ANSI.sub("", text)
+    text = without_escapes(text)
     if "\r" in text:
         text = text.rsplit("\r", 1)[1]
     text = _CONTROL.sub("", text[:_MAX_LENGTH])
@@ -55,6 +54,11 @@ def read_line(raw: str) -> Line:
             caller, text = mark[1], text[mark.end() :]
         text = text.removeprefix(" ")
     return Line(text, timestamp, caller, level)
+
+
+def without_escapes(text: str) -> str:
+    """`text` without a terminal's escape sequences."""
+    return _ANSI.sub("", text) if "\x1b" in text else text
 
 
 def split_lines(text: str) -> list[str]:

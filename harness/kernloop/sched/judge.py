@@ -19,7 +19,7 @@ from kernloop.sched.compile import Compiled
 from kernloop.sched.events import Gate, SuiteReader, TestResult
 from kernloop.verdict import Evidence, Outcome, Verdict
 from kernloop.vm.judge import judge_machine, kernel_seen, unjudged
-from kernloop.vm.micro import Watched
+from kernloop.vm.session import Watched
 
 # scx_bpf_error() puts its place before the text (tools/sched_ext/include/scx/common.bpf.h).
 _OWN_ERROR = re.compile(r"(?P<place>[\w./+-]+:\d+): ")

@@ -22,11 +22,13 @@ from kernloop.sched import compile as compiling
 from kernloop.sched import judge, programs
 from kernloop.sched.events import SuiteReader
 from kernloop.sched.judge import Judgement
-from kernloop.vm import cpio, initramfs
-from kernloop.vm.argv import MachineSpec, VirtualTime
+from kernloop.vm import cpio, guests, initramfs
+from kernloop.vm.argv import VirtualTime
 from kernloop.vm.frames import run_request
+from kernloop.vm.handover import blob
 from kernloop.vm.initramfs import Payload
-from kernloop.vm.micro import GUEST_ENV, Command, watch
+from kernloop.vm.session import GUEST_ENV, Command, watch
+from kernloop.vm.topology import Topology
 
 __all__ = ["SCHEMA", "TESTS", "Request", "execute"]
 
@@ -67,7 +69,7 @@ def execute(
     _check(request)
     say("finding the kernel")
     kernel = refs.resolve(request.kernel)
-    tools = toolset.get()
+    run.note("compiler", clang=toolset.get().version(f"clang-{toolset.LLVM}"))
     if kernel.has_sched_ext is False:
         raise SubjectError(
             f"{kernel.ref} ({kernel.release}) is built without SCHED_CLASS_EXT",
@@ -82,25 +84,20 @@ def execute(
         return words
     tests = ["--tests", ",".join(request.tests or _BY_DEFAULT)]
     job = run_request([f"{_GUEST}/scxsuite", *tests, "--", *words], cwd="/root", env=GUEST_ENV)
-    files = [*files, Payload(programs.suite(), f"{_GUEST}/scxsuite")]
-    packed = initramfs.base(kernel) + initramfs.payload(files, extra=[cpio.regular("kl/job", job)])
+    payload = blob(initramfs.payload(files, extra=[cpio.regular("kl/job", job)]), seed=request.seed)
     built = run.elapsed - began
-    say(f"booting {kernel.release} in virtual time")
+    say(f"starting {kernel.release} in virtual time")
     reader = SuiteReader(on_event)
-    machine = MachineSpec(request.cpus, request.memory, virtual_time=VirtualTime(seed=request.seed))
-    with (
-        run.scratch("initramfs") as archive,
-        (run.path / "events.jsonl").open("wb") as events,
-        (run.path / "stderr").open("wb") as errors,
-    ):
-        archive.write_bytes(packed)
+    ours = [Payload(programs.suite(), f"{_GUEST}/scxsuite"), Payload(programs.loader(kit), f"{_GUEST}/scxload")]
+    guest = guests.micro(kernel, Topology(request.cpus), request.memory, virtual=VirtualTime(), files=ours)
+    with (run.path / "events.jsonl").open("wb") as events, (run.path / "stderr").open("wb") as errors:
 
         def stdout(data: bytes) -> None:
             _write(events, data)
             reader.feed(data)
 
         command = Command((), request.timeout, stdout, lambda data: _write(errors, data))
-        watched = asyncio.run(watch(tools.qemu, machine, kernel, archive, run, command))
+        watched = asyncio.run(watch(guest, payload, run, command))
     return judge.judge(kernel, run, watched, reader, deadline=request.timeout, build_seconds=built)
 
 
@@ -164,4 +161,4 @@ def _loader(request: Request, kernel: Kernel, kit: BpfKit, run: Run) -> tuple[li
     # The object keeps its own name in the guest: messages then say what the user calls it.
     name = request.subject.name.removesuffix(".c").removesuffix(".o").removesuffix(".bpf") + ".bpf.o"
     guest = f"{_GUEST}/{name}"
-    return [f"{_GUEST}/scxload", guest], [Payload(programs.loader(kit), f"{_GUEST}/scxload"), Payload(target, guest)]
+    return [f"{_GUEST}/scxload", guest], [Payload(target, guest)]

@@ -20,8 +20,9 @@ from kernloop.host import owned, toolset
 from kernloop.host.paths import cache_dir
 from kernloop.kernel.kernel import Kernel
 from kernloop.vm import initramfs
-from kernloop.vm.argv import MachineSpec
-from kernloop.vm.machine import boot
+from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
+from kernloop.vm.machine import start
+from kernloop.vm.topology import Topology
 
 __all__ = ["Accelerator", "prove", "remembered"]
 
@@ -74,10 +75,13 @@ def _proved(kernel: Kernel) -> Accelerator:
 async def _try_kvm(kernel: Kernel) -> Accelerator:
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="kernloop-kvm-") as name, owned.folder(Path(name)):
-        image = Path(name) / "initramfs"
-        image.write_bytes(initramfs.base(kernel))
-        spec = MachineSpec(cpus=1, accelerator="kvm")
-        async with boot(toolset.get().qemu, spec, kernel.bootable, image, Path(name), lines.append) as machine:
+        spec = MachineSpec(Topology(1), accelerator="kvm")
+        begin = Start(initramfs=initramfs.image(kernel))
+
+        def argv(channels: Channels) -> list[str]:
+            return qemu_argv(toolset.get().qemu, spec, kernel.bootable, begin, channels)
+
+        async with start(argv, Path(name), lines.append) as machine:
             signs: set[asyncio.Future[Any]] = {machine.hello, machine.ended}
             await asyncio.wait(signs, timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if machine.hello.done():

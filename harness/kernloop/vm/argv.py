@@ -3,10 +3,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Channels", "MachineSpec", "VirtualTime", "attachments", "command_line", "qemu_argv"]
+from kernloop.vm.topology import Topology
+
+__all__ = [
+    "DEFAULT_SHIFT",
+    "Channels",
+    "MachineSpec",
+    "Start",
+    "VirtualTime",
+    "attachments",
+    "handed_over",
+    "kernel_words",
+    "qemu_argv",
+]
 
 # A panic waits for the debugger (panic=0 is for ever; QEMU pauses on pvpanic's event). SysRq is let through. nokaslr
 # keeps addresses equal over runs; crypto self-tests and DAMON's statistics would only take CPU time from the boot.
@@ -15,34 +27,56 @@ _COMMAND_LINE = (
     "unknown_nmi_panic=1 rdinit=/init"
 )
 
+# 62 million instructions a virtual second: CPU-time work is right to 0.3 %, ten busy seconds take two of the host.
+DEFAULT_SHIFT = 4
+
 
 @dataclass(frozen=True)
 class VirtualTime:
-    """icount: the guest's clock follows its instructions, 2**shift ns each, and jumps over idle time.
+    """icount: the guest's clock follows its instructions, 2**shift ns each, and jumps over idle time."""
 
-    Another `seed` is another interleaving, as repeatable as the first. It travels as a word of the kernel command line,
-    where its bytes shift what follows: QEMU's own -seed feeds rdrand only, which virtual time must leave out.
-    """
-
-    shift: int = 4
-    seed: int = 1
+    shift: int = DEFAULT_SHIFT
 
 
 @dataclass(frozen=True)
 class MachineSpec:
     """What machine to make; `memory` in MiB, `accelerator` "kvm" or "tcg", `append` more kernel arguments."""
 
-    cpus: int = 2
+    topology: Topology = field(default_factory=Topology)
     memory: int = 512
     accelerator: str = "tcg"
     virtual_time: VirtualTime | None = None
     append: tuple[str, ...] = ()
 
+    @property
+    def ram(self) -> tuple[tuple[str, int], ...]:
+        """The memory backends: id and MiB, one for each NUMA node."""
+        if self.topology.nodes:
+            return tuple((f"ram{number}", node.memory) for number, node in enumerate(self.topology.nodes))
+        return (("ram", self.memory),)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a machine begins. `initramfs` is None for one that is restored: the guest has read it long ago.
+
+    `ram` is the folder of the files that hold the guest's memory; `private` maps them so that what the guest writes
+    stays with it. Without `ram` the memory is anonymous. `payload` is handed over by fw_cfg; `freeze` asks the guest to
+    get ready for a snapshot before it takes one.
+    """
+
+    initramfs: Path | None = None
+    ram: Path | None = None
+    private: bool = True
+    payload: Path | None = None
+    freeze: bool = False
+    incoming: bool = False
+
 
 @dataclass(frozen=True)
 class Channels:
     """How QEMU is reached, by inherited descriptors: pipes (for its output, for its input) for console and agent, a
-    connected socket for QMP; and the file that keeps all console output."""
+    connected socket for QMP; and the file that all console output is appended to."""
 
     console: tuple[int, int]
     agent: tuple[int, int]
@@ -50,8 +84,14 @@ class Channels:
     console_log: Path
 
 
-def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, initramfs: Path, channels: Channels) -> list[str]:
+def kernel_words(spec: MachineSpec) -> str:
+    """The kernel command line."""
+    return " ".join((_COMMAND_LINE, *spec.append))
+
+
+def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, start: Start, channels: Channels) -> list[str]:
     """The argv. Descriptors are inherited: nothing in the file system names them, nothing is left when QEMU dies."""
+    machine = "q35" if spec.topology.nodes else "q35,memory-backend=ram"
     return [
         str(qemu),
         "-nodefaults",
@@ -60,25 +100,22 @@ def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, initramfs: Path, chan
         "none",
         "-no-reboot",
         "-machine",
-        "q35",
+        machine,
         *_timing(spec),
         "-smp",
-        str(spec.cpus),
+        spec.topology.smp,
         "-m",
         f"{spec.memory}M",
+        *_memory(spec, start),
         "-kernel",
         str(kernel),
-        "-initrd",
-        str(initramfs),
+        *(("-initrd", str(start.initramfs)) if start.initramfs else ()),
         "-append",
-        " ".join(command_line(spec)),
+        kernel_words(spec),
+        *handed_over(start),
         *attachments(channels),
+        *(("-incoming", "defer") if start.incoming else ()),
     ]
-
-
-def command_line(spec: MachineSpec) -> list[str]:
-    """The words for the kernel."""
-    return [*_COMMAND_LINE.split(), *_seed(spec), *spec.append]
 
 
 def attachments(channels: Channels) -> list[str]:
@@ -91,7 +128,7 @@ def attachments(channels: Channels) -> list[str]:
         "-device",
         "vmcoreinfo",
         "-chardev",
-        f"{_pipes('console', channels.console)},logfile={_escape(channels.console_log)}",
+        f"{_pipes('console', channels.console)},logfile={_escape(channels.console_log)},logappend=on",
         "-serial",
         "chardev:console",
         "-chardev",
@@ -105,11 +142,18 @@ def attachments(channels: Channels) -> list[str]:
         f"socket,id=qmp,fd={channels.qmp}",
         "-mon",
         "chardev=qmp,mode=control",
+        # A restored machine would announce itself to its network by a timer, which virtual time must not see.
+        "-global",
+        "migration.announce-rounds=0",
     ]
 
 
-def _seed(spec: MachineSpec) -> list[str]:
-    return [f"kernloop.seed={spec.virtual_time.seed}"] if spec.virtual_time is not None else []
+def handed_over(start: Start) -> list[str]:
+    """The fw_cfg items that init looks for."""
+    words = ["-fw_cfg", "name=opt/kernloop/freeze,string=1"] if start.freeze else []
+    if start.payload is not None:
+        words += ["-fw_cfg", f"name=opt/kernloop/payload,file={_escape(start.payload)}"]
+    return words
 
 
 # Multi-threaded TCG corrupts static keys in every QEMU up to 11.1 (Oops: int3), hence thread=single.
@@ -128,6 +172,22 @@ def _timing(spec: MachineSpec) -> list[str]:
     if spec.accelerator == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
     return ["-accel", "tcg,thread=single", "-cpu", "max"]
+
+
+def _memory(spec: MachineSpec, start: Start) -> list[str]:
+    words = []
+    for name, mebibytes in spec.ram:
+        backend = "memory-backend-ram"
+        if start.ram is not None:
+            share = "off" if start.private else "on"
+            backend = f"memory-backend-file,mem-path={_escape(start.ram / name)},share={share}"
+        words += ["-object", f"{backend},id={name},size={mebibytes}M"]
+    for number, node in enumerate(spec.topology.nodes):
+        cpus = f",cpus={node.cpus[0]}-{node.cpus[1]}" if node.cpus else ""
+        words += ["-numa", f"node,nodeid={number}{cpus},memdev=ram{number}"]
+    for a, b, far in spec.topology.distances:
+        words += ["-numa", f"dist,src={a},dst={b},val={far}"]
+    return words
 
 
 # The file chardev opens what it is given; append keeps it from truncating, which a pipe would refuse.

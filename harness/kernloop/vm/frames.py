@@ -29,10 +29,12 @@ class Kind(StrEnum):
     EXIT = "X"
     FAILED = "F"
     TAKEN = "T"
+    READY = "Z"
     RUN = "R"
     STDIN = "I"
     KILL = "K"
     SHUTDOWN = "S"
+    RESTORED = "C"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,16 @@ from functools import cache
 from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
-from kernloop.host import elf, process, toolset
+from kernloop.host import process, toolset
+from kernloop.host.cache import ensure
+from kernloop.host.paths import cache_dir
 from kernloop.kernel.kernel import Kernel
 from kernloop.vm import cpio, guest_programs
 
-__all__ = ["Payload", "base", "host_root", "payload"]
+__all__ = ["Payload", "host_root", "image", "payload"]
 
-# In the order of loading. virtio_console is what everything else talks through; pvpanic reports a panic to QEMU.
+# In the order of loading. virtio_console is what everything else talks through; pvpanic reports a panic to QEMU;
+# qemu_fw_cfg tells it where the kernel's vmcoreinfo is, which dumps carry.
 _MODULES = (
     "virtio",
     "virtio_ring",
@@ -26,6 +30,7 @@ _MODULES = (
     "virtio_console",
     "pvpanic",
     "pvpanic_pci",
+    "qemu_fw_cfg",
 )
 # What a guest needs beside to have the host's user space as its root.
 _HOST_ROOT_MODULES = ("fuse", "virtiofs", "overlay")
@@ -40,8 +45,27 @@ class Payload:
     guest: str
 
 
-def base(kernel: Kernel) -> bytes:
-    """The archive that every guest of `kernel` boots with. Raises SubjectError when no agent can talk from it."""
+def image(kernel: Kernel, files: Sequence[Payload] = ()) -> Path:
+    """The archive that guests of `kernel` boot with, in the cache, with `files` and their libraries in it.
+
+    Raises SubjectError when no agent could talk from such a guest.
+    """
+    inputs = hashlib.sha256()
+    for word in (kernel.digest, guest_programs.init().parent.name, toolset.get().id, *(file.guest for file in files)):
+        inputs.update(word.encode() + b"\0")
+    recipe = (Path(__file__), Path(cpio.__file__), *(file.host for file in files))
+    for path in (*recipe, kernel.config_path) if kernel.config_path else recipe:
+        inputs.update(hashlib.sha256(path.read_bytes()).digest())
+    folder = cache_dir() / "initramfs" / inputs.hexdigest()[:24]
+
+    def make(staging: Path) -> None:
+        data = _base(kernel) + (payload(files) if files else b"")
+        (staging / "initramfs").write_bytes(data)
+
+    return ensure(folder, make, what="making the initramfs") / "initramfs"
+
+
+def _base(kernel: Kernel) -> bytes:
     entries = [
         cpio.regular("init", guest_programs.init().read_bytes(), 0o755),
         cpio.device("dev/console", 5, 1),
@@ -84,6 +108,8 @@ def payload(files: Sequence[Payload], *, extra: Iterable[cpio.Entry] = ()) -> by
 
     Raises UsageError for a file that is not there or lacks a library.
     """
+    from kernloop.host import elf  # pyelftools takes 60 ms to import, and most guests take no files along
+
     entries: dict[str, cpio.Entry] = {}
     for file in files:
         entries[file.guest.strip("/")] = _read(file.host, file.guest)

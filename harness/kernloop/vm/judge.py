@@ -11,7 +11,7 @@ from kernloop.report.crash import Crash, most_severe
 from kernloop.report.severity import Severity
 from kernloop.runs import Run
 from kernloop.verdict import Evidence, KernelSeen, Outcome, Verdict
-from kernloop.vm.micro import End, Watched
+from kernloop.vm.session import End, Watched
 
 # unknown_nmi_panic: "Kernel panic - not syncing: NMI: Not continuing" (arch/x86/kernel/nmi.c).
 _NMI = "NMI: Not continuing"

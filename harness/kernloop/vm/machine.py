@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +20,20 @@ from qemu.qmp import EventListener, QMPClient, QMPError
 
 from kernloop.errors import HarnessError
 from kernloop.host import owned, process
-from kernloop.kernel.image import build_id_of_notes
-from kernloop.vm.argv import Channels, MachineSpec, qemu_argv
+from kernloop.kernel.notes import build_id_of_notes
+from kernloop.vm.argv import Channels
 from kernloop.vm.frames import STDIN_WINDOW, Decoder, Frame, Kind, encode, run_request
 
-__all__ = ["Ended", "Hello", "Job", "Machine", "boot"]
+__all__ = ["Ended", "Hello", "Job", "Machine", "start"]
 
 # What the guest may be ahead of us. When a channel is full QEMU tries again later, at a time of the host's choosing: in
 # virtual time that would let the host's load into the guest. A pipe holds this many bytes; a socket, which charges
 # every byte of a serial port as a message of its own, is full after a few hundred.
 _AHEAD = 1 << 20
 _PIECE = 1 << 18
+_QMP_SECONDS = 10.0
+# A snapshot of a guest with gigabytes of memory in use, written to a slow disk.
+_MIGRATION_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,9 @@ class Job:
 
 
 class Machine:
-    """Made by `boot`. `hello` is done when the guest's init is up, `panicked` when QEMU saw the guest panic,
-    `ended` when QEMU is gone, `broken` when what the guest says can no longer be taken (full disk, closed stdout)."""
+    """Made by `start`. `hello` is done when the guest's init is up, `ready` when it may be frozen, `panicked` when QEMU
+    saw the guest panic, `ended` when QEMU is gone, `broken` when what the guest says can no longer be taken (full disk,
+    closed stdout)."""
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class Machine:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[Hello] = loop.create_future()
+        self.ready: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[Ended] = loop.create_future()
         self.broken: asyncio.Future[BaseException] = loop.create_future()
         self.panicked = asyncio.Event()
@@ -89,23 +95,57 @@ class Machine:
         self._to_console = to_console
         self._stderr_path = stderr_path
         self._jobs: dict[int, Job] = {}
-        self._next_job = 1
+        self.next_job = 1
         self._notes = b""
         self._qmp: QMPClient | None = None
         self._events = EventListener()
+        self._migrated: asyncio.Future[str] | None = None
+        self._console_bytes = 0
+        self._console_news = asyncio.Event()
 
     @property
     def pid(self) -> int:
         return self._qemu.pid
 
-    async def qmp(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """Run a QMP command. Raises HarnessError when QEMU does not answer within 10 s or refuses."""
+    async def qmp(
+        self, command: str, arguments: Mapping[str, object] | None = None, *, seconds: float = _QMP_SECONDS
+    ) -> Any:
+        """Run a QMP command. Raises HarnessError when QEMU does not answer within `seconds` or refuses."""
         if self._qmp is None:
             raise HarnessError(f"QEMU's monitor was not reached, so {command} cannot be asked")
         try:
-            return await asyncio.wait_for(self._qmp.execute(command, dict(arguments or {})), 10)
+            return await asyncio.wait_for(self._qmp.execute(command, dict(arguments or {})), seconds)
         except (QMPError, TimeoutError) as error:
-            raise HarnessError(f"QMP {command}: {error or 'no answer within 10 s'}") from None
+            raise HarnessError(f"QMP {command}: {error or f'no answer within {seconds:g} s'}") from None
+
+    async def save(self, state: Path, *, without_shared_ram: bool) -> None:
+        """Stop the guest and write its state to `state`; it stays stopped.
+
+        Memory in files mapped shared is left out if asked: these files hold it. Raises HarnessError.
+        """
+        await self.qmp("stop")
+        await self._migrate("migrate", state, without_shared_ram)
+
+    async def restore(self, state: Path, *, without_shared_ram: bool) -> None:
+        """Take over the state of a machine that `save` wrote, and go on from there. Raises HarnessError."""
+        await self._migrate("migrate-incoming", state, without_shared_ram)
+        await self.qmp("cont")
+
+    async def _migrate(self, command: str, state: Path, without_shared_ram: bool) -> None:
+        capabilities = {"events": True, "x-ignore-shared": without_shared_ram}
+        await self.qmp(
+            "migrate-set-capabilities",
+            {"capabilities": [{"capability": name, "state": on} for name, on in capabilities.items()]},
+        )
+        self._migrated = asyncio.get_running_loop().create_future()
+        address = {"transport": "file", "filename": str(state), "offset": 0}
+        await self.qmp(command, {"channels": [{"channel-type": "main", "addr": address}]})
+        signs: set[asyncio.Future[Any]] = {self._migrated, self.ended}
+        await asyncio.wait(signs, timeout=_MIGRATION_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if self._migrated.done() and self._migrated.result() == "completed":
+            return
+        said = f": {self.ended.result().stderr}" if self.ended.done() else ""
+        raise HarnessError(f"QEMU could not {command} ({state.name}){said}", hint="is the disk full? try again")
 
     async def execute(
         self,
@@ -118,7 +158,7 @@ class Machine:
         stdin: bool = False,
     ) -> Job:
         """Start `argv` in the guest; with `stdin` its standard input is open until `close_stdin`, else at its end."""
-        number, self._next_job = self._next_job, self._next_job % 0xFFFF + 1
+        number, self.next_job = self.next_job, self.next_job % 0xFFFF + 1
         job = self._jobs[number] = Job(on_stdout, on_stderr, number=number)
         self._to_agent.write(encode(Frame(Kind.RUN, number, run_request(argv, cwd=cwd, env=env))))
         if not stdin:
@@ -126,7 +166,7 @@ class Machine:
         return job
 
     async def send_stdin(self, job: Job, data: bytes) -> None:
-        """Write to the standard input of `job`, as fast as it reads; what it does not read is lost when it ends.
+        """Write to the standard input of `job`, as fast as it reads; a command that has ended loses it.
 
         One caller at a time for each job.
         """
@@ -144,6 +184,15 @@ class Machine:
     def close_stdin(self, job: Job) -> None:
         """The command reads end of file after what was sent."""
         self._to_agent.write(encode(Frame(Kind.STDIN, job.number, b"")))
+
+    def wake(self, *, real_time: bool) -> None:
+        """Tell a restored guest the time of day (it still has its snapshot's), and give it entropy of its own."""
+        now = time.time_ns() if real_time else 0
+        self._to_agent.write(encode(Frame(Kind.RESTORED, 0, struct.pack("<Q", now) + os.urandom(64))))
+
+    def kill(self, job: Job, number: int) -> None:
+        """Send signal `number` to the process group of `job`."""
+        self._to_agent.write(encode(Frame(Kind.KILL, job.number, struct.pack("<i", number))))
 
     async def send_break(self, keys: str) -> None:
         """SysRq by serial break: BREAK, then one key, for each of `keys` (Documentation/admin-guide/sysrq.rst)."""
@@ -170,6 +219,8 @@ class Machine:
     async def read_console(self, console: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
         rest = b""
         while data := await console.read(_PIECE):
+            self._console_bytes += len(data)
+            self._console_news.set()
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 on_line(line.rstrip(b"\r").decode(errors="replace"))
@@ -188,6 +239,14 @@ class Machine:
                 ) from None
             for frame in frames:
                 self._on_frame(frame)
+
+    async def console_caught_up(self, printed: int) -> None:
+        """Wait until the console's first `printed` bytes of this machine have been read, 2 s at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while self._console_bytes < printed and not self.ended.done():
+                    self._console_news.clear()
+                    await self._console_news.wait()
 
     def watch_reader(self, reader: asyncio.Task[None]) -> None:
         """Resolve `broken` when `reader` fails: nobody would hear of the command's end otherwise."""
@@ -217,6 +276,9 @@ class Machine:
         if frame.kind is Kind.NOTES:
             self._notes = frame.data
             return
+        if frame.kind is Kind.READY and not self.ready.done():
+            self.ready.set_result(None)
+            return
         if frame.kind is Kind.HELLO:
             if not self.hello.done():
                 self.hello.set_result(Hello(frame.data.decode(errors="replace"), build_id_of_notes(self._notes)))
@@ -239,29 +301,31 @@ class Machine:
             self._jobs.pop(frame.job, None)
 
     async def read_events(self) -> None:
-        """Follow QMP's events: a panic that pvpanic reports, and why the machine shut down."""
+        """Follow QMP's events: a panic that pvpanic reports, why the machine shut down, how a migration goes."""
         async for event in self._events:
-            if event["event"] == "GUEST_PANICKED":
-                self.panicked.set()
-            elif event["event"] == "SHUTDOWN":
-                self.shutdown_reason = str(cast("dict[str, object]", event["data"]).get("reason"))
+            data = cast("dict[str, object]", event.get("data", {}))
+            match event["event"]:
+                case "GUEST_PANICKED":
+                    self.panicked.set()
+                case "SHUTDOWN":
+                    self.shutdown_reason = str(data.get("reason"))
+                case "MIGRATION" if data["status"] in ("completed", "failed") and self._migrated:
+                    if not self._migrated.done():
+                        self._migrated.set_result(str(data["status"]))
 
 
 @contextlib.asynccontextmanager
-async def boot(
-    qemu: Path,
-    spec: MachineSpec,
-    kernel: Path,
-    initramfs: Path,
-    run: Path,
+async def start(
+    make_argv: Callable[[Channels], list[str]],
+    folder: Path,
     on_console: Callable[[str], None],
     *,
-    make_argv: Callable[[Path, MachineSpec, Path, Path, Channels], list[str]] = qemu_argv,
     inherit: Sequence[int] = (),
 ) -> AsyncIterator[Machine]:
-    """Start QEMU; its console goes to `run`/console.log as it comes, its argv to `run`/argv. QEMU dies with the block.
+    """Start the QEMU of `make_argv`; its console goes to `folder`/console.log as it comes, its argv to `folder`/argv.
 
-    `make_argv` may name descriptors in `inherit` beside the channels'. Raises HarnessError when QEMU cannot be started.
+    The argv may name descriptors in `inherit` beside the channels'. QEMU dies with the block. Raises HarnessError when
+    it cannot be started.
     """
     async with contextlib.AsyncExitStack() as stack:
         qmp, their_qmp = (stack.enter_context(end) for end in socket.socketpair())
@@ -271,11 +335,11 @@ async def boot(
             (console.guest_out, console.guest_in),
             (agent.guest_out, agent.guest_in),
             their_qmp.fileno(),
-            run / "console.log",
+            folder / "console.log",
         )
-        argv = make_argv(qemu, spec, kernel, initramfs, channels)
-        (run / "argv").write_text("\n".join(argv) + "\n")
-        stderr_path = run / "qemu.stderr"
+        argv = make_argv(channels)
+        (folder / "argv").write_text("\n".join(argv) + "\n")
+        stderr_path = folder / "qemu.stderr"
         with stderr_path.open("wb") as stderr:
             started = process.spawn(
                 argv,

@@ -7,19 +7,20 @@ import asyncio
 import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kernloop.host import toolset
 from kernloop.kernel import refs
 from kernloop.kernel.kernel import Kernel
 from kernloop.runs import Run
 from kernloop.verdict import Outcome, Verdict
-from kernloop.vm import accel, initramfs
-from kernloop.vm.argv import MachineSpec
+from kernloop.vm import cpio, guests, initramfs
+from kernloop.vm.argv import DEFAULT_SHIFT, VirtualTime
 from kernloop.vm.frames import run_request
+from kernloop.vm.handover import blob
 from kernloop.vm.judge import judge_machine, reports, unjudged
-from kernloop.vm.micro import Command, Watched, watch
+from kernloop.vm.session import GUEST_ENV, Command, Watched, watch
+from kernloop.vm.topology import Topology
 
 __all__ = ["SCHEMA", "Request", "execute"]
 
@@ -30,15 +31,21 @@ _KEPT_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Request:
-    """What to run where; `timeout` in seconds counts from the command's start, `memory` in MiB."""
+    """What to run where; `timeout` in seconds counts from the command's start, `memory` in MiB.
+
+    With `seed` the guest runs in virtual time, 2**`shift` ns an instruction. `cold` boots instead of restoring.
+    """
 
     argv: tuple[str, ...]
     kernel: str = refs.DEFAULT
-    cpus: int = 2
+    topology: Topology = field(default_factory=Topology)
     memory: int = 512
     timeout: float = 120.0
     files: tuple[Path, ...] = ()
     append: tuple[str, ...] = ()
+    seed: int | None = None
+    shift: int = DEFAULT_SHIFT
+    cold: bool = False
 
 
 def execute(
@@ -51,21 +58,17 @@ def execute(
 ) -> Outcome:
     """Run it. `say` gets a word on what is being done. Raises HarnessError for what fails before QEMU runs."""
     # What the caller got wrong is said before anything large is fetched.
-    run_request(request.argv, cwd="/root", env={})
-    extra = (
-        initramfs.payload([initramfs.Payload(file, f"/root/{file.name}") for file in request.files])
-        if request.files
-        else b""
-    )
+    job = run_request(request.argv, cwd="/root", env=GUEST_ENV)
+    files = [initramfs.Payload(file, f"/root/{file.name}") for file in request.files]
+    virtual = None if request.seed is None else VirtualTime(request.shift)
+    # In virtual time the job is handed over with the files: a message would come at a time of the host's.
+    extra = [cpio.regular("kl/job", job)] if virtual else []
+    archive = initramfs.payload(files, extra=extra) if files or extra else b""
     say("finding the kernel")
     kernel = refs.resolve(request.kernel)
-    tools = toolset.get()
-    say("proving the accelerator")
-    machine = MachineSpec(request.cpus, request.memory, accel.prove(kernel).name, append=request.append)
-    say(f"booting {kernel.release}")
+    guest = guests.micro(kernel, request.topology, request.memory, append=request.append, virtual=virtual)
+    say(f"starting {kernel.release}")
     with ExitStack() as stack:
-        archive = stack.enter_context(run.scratch("initramfs"))
-        archive.write_bytes(initramfs.base(kernel) + extra)
         keep = {name: stack.enter_context((run.path / name).open("wb")) for name in ("stdout", "stderr")}
 
         def tee(name: str, on_bytes: Callable[[bytes], None]) -> Callable[[bytes], None]:
@@ -82,8 +85,10 @@ def execute(
 
             return take
 
-        command = Command(request.argv, request.timeout, tee("stdout", on_stdout), tee("stderr", on_stderr))
-        watched = asyncio.run(watch(tools.qemu, machine, kernel, archive, run, command))
+        command = Command(
+            () if virtual else request.argv, request.timeout, tee("stdout", on_stdout), tee("stderr", on_stderr)
+        )
+        watched = asyncio.run(watch(guest, blob(archive, seed=request.seed), run, command, cold=request.cold))
     return _judge(request, kernel, run, watched)
 
 

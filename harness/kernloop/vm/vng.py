@@ -29,7 +29,8 @@ from kernloop.host.cache import ensure
 from kernloop.host.paths import cache_dir
 from kernloop.kernel.kernel import Kernel
 from kernloop.vm import initramfs
-from kernloop.vm.argv import Channels, MachineSpec, attachments, command_line
+from kernloop.vm.argv import Channels, MachineSpec, Start, attachments, handed_over, kernel_words
+from kernloop.vm.topology import Topology
 
 __all__ = ["GUEST_ENV", "HostRoot", "Said", "Share", "host_root", "qemu_argv", "virtiofsd_argv"]
 
@@ -77,27 +78,34 @@ class Said:
 
 @dataclass(frozen=True)
 class HostRoot:
-    """What `machine.boot` takes: an initramfs, the argv maker, and the descriptors that the argv names."""
+    """What `machine.start` takes: the argv maker, and the descriptors that the argv names."""
 
-    initramfs: Path
-    inherit: tuple[int, ...]
+    qemu: Path
+    spec: MachineSpec
+    kernel: Kernel
+    start: Start
     said: Said
     share: Share
     modules: Path | None
     sockets: Mapping[str, int]
 
-    def qemu_argv(self, qemu: Path, spec: MachineSpec, kernel: Path, initramfs: Path, channels: Channels) -> list[str]:
-        """Stands in for vm.argv.qemu_argv."""
-        words = []
+    @property
+    def inherit(self) -> tuple[int, ...]:
+        return tuple(self.sockets.values())
+
+    def argv(self, channels: Channels) -> list[str]:
+        words = [f"virtme_initmount0={self.share.folder}"]
         if self.modules is not None:
             words.append(f"virtme_link_mods={self.modules}")
-        words.append(f"virtme_initmount0={self.share.folder}")
-        return qemu_argv(self.said, self.sockets, words, qemu, spec, kernel, initramfs, channels)
+        bootable = self.kernel.bootable
+        return qemu_argv(self.said, self.sockets, words, self.qemu, self.spec, bootable, self.start, channels)
 
 
 @contextlib.contextmanager
-def host_root(kernel: Kernel, spec: MachineSpec, qemu: Path, share: Share, run: Path) -> Iterator[HostRoot]:
-    """Share the host's root and `share` for a guest that is booted inside the block.
+def host_root(
+    qemu: Path, spec: MachineSpec, kernel: Kernel, share: Share, run: Path, *, payload: Path | None = None
+) -> Iterator[HostRoot]:
+    """Share the host's root and `share` for a guest that is booted inside the block and given `payload` by fw_cfg.
 
     What virtiofsd says goes to `run`/virtiofsd.stderr. Raises UsageError, SubjectError, HarnessError.
     """
@@ -126,7 +134,8 @@ def host_root(kernel: Kernel, spec: MachineSpec, qemu: Path, share: Share, run: 
             stack.callback(process.end_group, started)
             stack.enter_context(owned.group(started.pid))
             sockets[name] = ours.fileno()
-        yield HostRoot(image, tuple(sockets.values()), said, share, _module_tree(kernel), sockets)
+        begin = Start(initramfs=image, payload=payload)
+        yield HostRoot(qemu, spec, kernel, begin, said, share, _module_tree(kernel), sockets)
 
 
 def qemu_argv(
@@ -136,7 +145,7 @@ def qemu_argv(
     qemu: Path,
     spec: MachineSpec,
     kernel: Path,
-    initramfs: Path,
+    start: Start,
     channels: Channels,
 ) -> list[str]:
     """virtme-ng's argv made ours. `sockets` are descriptors by the path they stand for, `words` more for the kernel."""
@@ -145,15 +154,15 @@ def qemu_argv(
     argv += ["-accel", "kvm" if kvm else "tcg,thread=single"]
     for option, value in _options(said.qemu[1:]):
         if option == "-append":
-            own = [*_kept_kernel_words(value), "kernloop_root=ROOTFS", *words, *command_line(spec)]
-            argv += [option, " ".join(_quote(word) for word in own)]
+            own = [*_kept_kernel_words(value), "kernloop_root=ROOTFS", *words]
+            argv += [option, " ".join([*(_quote(word) for word in own), kernel_words(spec)])]
         elif option == "-kernel":
-            argv += [option, str(kernel), "-initrd", str(initramfs)]
+            argv += [option, str(kernel), "-initrd", str(start.initramfs)]
         elif option == "-cpu":
             argv += [option, "host" if kvm else value]
         elif not _is_terminal(option, value):
             argv += [option, *([_by_descriptor(value, sockets)] if value else [])]
-    return [*argv, *attachments(channels)]
+    return [*argv, *handed_over(start), *attachments(channels)]
 
 
 def virtiofsd_argv(daemon: Path, words: Sequence[str], listener: int, share: Share) -> list[str]:
@@ -220,12 +229,14 @@ def _ask_virtme(kernel: Kernel, spec: MachineSpec, qemu: Path, share: Share, fol
         (programs / name).chmod(0o755)
     argv = [sys.executable, "-m", "virtme.commands.run", "--show-command", "--dry-run", "--disable-monitor"]
     argv += ["--disable-kvm", "--disable-microvm", "--kimg", str(kernel.image), "--mods", "none"]
-    argv += ["--qemu-bin", str(qemu), "--memory", f"{spec.memory}M", "--cpus", str(spec.cpus)]
+    argv += ["--qemu-bin", str(qemu), "--memory", f"{spec.memory}M", "--cpus", spec.topology.smp]
+    argv += _numa(spec.topology)
     argv += ["--rwdir" if share.writable else "--rodir", str(shared)]
     done = process.run(
         argv,
         seconds=_VIRTME_SECONDS,
         what="asking virtme-ng for its command line",
+        hint="remove .venv and run ./kernloop again",
         env={"KERNLOOP_SAID": str(said), "TMPDIR": str(folder), "PATH": f"{programs}:/usr/bin:/bin", "LC_ALL": "C"},
     )
     daemons = {}
@@ -238,6 +249,16 @@ def _ask_virtme(kernel: Kernel, spec: MachineSpec, qemu: Path, share: Share, fol
             hint="is TMPDIR a folder with a plain name?",
         )
     return Said(tuple(shlex.split(done.stdout.splitlines()[-1])), daemons)
+
+
+def _numa(topology: Topology) -> list[str]:
+    words = []
+    for node in topology.nodes:
+        cpus = f",cpus={node.cpus[0]}-{node.cpus[1]}" if node.cpus else ""
+        words += ["--numa", f"{node.memory}M{cpus}"]
+    for a, b, far in topology.distances:
+        words += ["--numa-distance", f"src={a},dst={b},val={far}"]
+    return words
 
 
 # Options with their values, "" without: no value of virtme-ng's begins with a dash.

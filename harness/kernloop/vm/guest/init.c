@@ -7,16 +7,19 @@
  * number (u16) and a length (u32), little-endian, then that many bytes:
  *
  *   guest -> host   H the release, N the notes of /sys/kernel/notes, O stdout, E stderr, X the wait status (i32),
- *                   F why a job could not start, T how many bytes of stdin it took (u32)
- *   host -> guest   R run (see start_job), I stdin (empty: end of file), K a signal number (i32), S power off
+ *                   F why a job could not start, T how many bytes of stdin it took (u32),
+ *                   Z ready to be frozen (see handover.c); the restored machine then says H
+ *   host -> guest   R run (see start_job), I stdin (empty: end of file), K a signal number (i32), S power off,
+ *                   C after a restore: the time of day in nanoseconds (u64, 0: as it is) and 64 bytes of entropy;
+ *                   answered with N and H
  *
  * Of a job's stdin the host may be WINDOW bytes ahead of what T frames told, no more: so much is kept for a job that
  * does not read, and one that never reads stops nobody else.
  *
  * With the host's user space as root (hostroot.c) it does the same, from there.
  *
- * When the initramfs holds /kl/job, a ready R payload, that job is run and then the machine powers off: nothing that the
- * host does can then change the guest's timing.
+ * When /kl/job is there, a ready R payload that came with the handed-over files, that job is run and then the machine
+ * powers off: nothing that the host does can then change the guest's timing.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -40,8 +43,10 @@
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "handover.h"
 #include "hostroot.h"
 
 #define PORT_NAME "kernloop"
@@ -241,6 +246,26 @@ static void say_hello(void)
 	uname(&name);
 	send_frame('N', 0, notes, n > 0 ? n : 0);
 	send_frame('H', 0, name.release, strlen(name.release));
+}
+
+static void say_ready(void)
+{
+	send_frame('Z', 0, "", 0);
+}
+
+static void restored(const char *payload, uint32_t len)
+{
+	struct timespec now;
+	uint64_t ns;
+
+	if (len != sizeof(ns) + ENTROPY)
+		power_off();
+	memcpy(&ns, payload, sizeof(ns));
+	now = (struct timespec){ .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
+	if (ns && clock_settime(CLOCK_REALTIME, &now))
+		complain("clock_settime");
+	stir(payload + sizeof(ns));
+	say_hello();
 }
 
 static struct job *find_job(uint16_t number)
@@ -481,6 +506,9 @@ static void handle_frame(void)
 		if (job)
 			kill(-job->pid, number);
 		break;
+	case 'C':
+		restored(payload, header.len);
+		break;
 	case 'S':
 		power_off();
 	}
@@ -536,6 +564,8 @@ int main(void)
 	sigprocmask(SIG_BLOCK, &child, NULL);
 	child_fd = signalfd(-1, &child, SFD_CLOEXEC);
 	open_port();
+	freeze(say_ready);
+	take_payload();
 	say_hello();
 	if (!host_root)
 		run_packed_job();

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of `kernloop`: where each lies, and its line in `kernloop --help`, so that only the one called is imported.
+
+A new verb is one line in `VERBS`; tests/cli/test_verbs.py compares the line with what the verb says of itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    # typer has a copy of click inside.
+    from typer._click import Command, Context, HelpFormatter
+
+__all__ = ["VERBS", "Verb", "VerbGroup"]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """`place` is MODULE:NAME in kernloop.cli, a function or (for a verb group) a Typer; `help` its first line.
+
+    With `takes_command` options end at the first word that is none: what follows is a command for a guest.
+    """
+
+    place: str
+    help: str
+    takes_command: bool = False
+
+
+VERBS = {
+    "doctor": Verb("doctor:doctor", "What this machine has, what it lacks, and how to get it."),
+    "kernel": Verb("kernel:app", "Kernels by reference: what there is, fetching, facts."),
+    "run": Verb("run:run", "Boot a kernel, run a command in it, and exit as the command did.", takes_command=True),
+    "verify": Verb("verify:verify", "Verify a sched_ext scheduler: compile, load, test in virtual time, judge."),
+    "runs": Verb("runs:app", "Run directories: all evidence of every run."),
+    "selftest": Verb("selftest:selftest", "Check kernloop itself: lint, types, unit tests, real boots; in a checkout."),
+}
+
+
+class VerbGroup(TyperGroup):
+    """The verbs of `VERBS`, each imported when it is called."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        if cmd_name in VERBS and cmd_name not in self.commands:
+            self.commands[cmd_name] = _load(cmd_name, VERBS[cmd_name])
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
+
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        # A misspelt verb: typer looks in `commands` for what may have been meant.
+        if args[0] not in VERBS:
+            for name in VERBS:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+
+def _load(name: str, verb: Verb) -> Command:
+    module, _, attribute = verb.place.partition(":")
+    found: Any = getattr(import_module(f"kernloop.cli.{module}"), attribute)
+    parent = typer.Typer(add_completion=False, rich_markup_mode=None)
+    if isinstance(found, typer.Typer):
+        parent.add_typer(found, name=name)
+    else:
+        parent.command(name, context_settings={"allow_interspersed_args": not verb.takes_command})(found)
+    return typer.main.get_group(parent).commands[name]

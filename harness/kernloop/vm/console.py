@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console of a guest under watch: its lines to crashes, and to the moments that others wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable
+
+from kernloop.report.crash import Crash
+from kernloop.report.engine import ConsoleParser
+
+__all__ = ["Console"]
+
+_INIT = "kernloop-init: "
+
+
+class Console:
+    """Feed it lines as they come.
+
+    `panic` and `sysrq` are set when the kernel says so, `init_said` is the last complaint of our init, `last_line` the
+    event loop's time of the last line.
+    """
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._found: dict[int, Crash] = {}
+        self.panic = asyncio.Event()
+        self.last_line = 0.0
+        self.sysrq = asyncio.Event()
+        self.init_said = ""
+        self._parser = ConsoleParser()
+        self._on_line = on_line
+
+    def feed(self, line: str) -> None:
+        self.last_line = asyncio.get_running_loop().time()
+        self._on_line(line)
+        self._take(self._parser.feed(line))
+        if "Kernel panic - not syncing" in line:
+            self.panic.set()
+        if line.startswith(_INIT):
+            self.init_said = line.removeprefix(_INIT)
+        if "sysrq: Show" in line:
+            self.sysrq.set()
+
+    @property
+    def crashes(self) -> tuple[Crash, ...]:
+        """What is known of by now, in the order of the console; also of a report that is still being printed."""
+        open_one = copy.deepcopy(self._parser).finish()
+        found = {**self._found, open_one.start_line: open_one} if open_one else self._found
+        return tuple(found.values())
+
+    def finish(self) -> tuple[Crash, ...]:
+        self._take(self._parser.finish())
+        return tuple(self._found.values())
+
+    # A crash that a later panic makes fatal comes a second time, from the same line.
+    def _take(self, crash: Crash | None) -> None:
+        if crash is not None:
+            self._found[crash.start_line] = crash
+
+    def replay(self, text: bytes) -> None:
+        """What a restored guest printed before it was frozen."""
+        for line in text.split(b"\n")[:-1]:
+            self.feed(line.rstrip(b"\r").decode(errors="replace"))

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A command in a VM that lives: what it wrote, in the run directory, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from kernloop import runs
+from kernloop.report.crash import Crash, most_severe
+from kernloop.report.severity import Severity
+from kernloop.verdict import Verdict, guest_exit_code
+from kernloop.vm.machine import Job
+from kernloop.vm.session import End, Session
+
+__all__ = ["LiveJob", "Result"]
+
+_KEPT_BYTES = 64 << 20
+# A killed command ends at once, unless the kernel or the agent hangs.
+_KILL_SECONDS = 3.0
+_FOR_EVER = 1e9
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended. `status` is its own exit code (negative: a signal), `exit_code` what `vm exec` exits with,
+    `seconds` how long it took, `reports` what the kernel reported meanwhile."""
+
+    job: int
+    verdict: Verdict
+    summary: str
+    next: str
+    status: int | None
+    exit_code: int
+    seconds: float
+    reports: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class LiveJob:
+    """One command; its output goes to `folder`/stdout and stderr, 64 MiB of each at most, and to `on_bytes`."""
+
+    def __init__(self, session: Session, number: int, argv: list[str]) -> None:
+        self.number = number
+        self.argv = argv
+        self.session = session
+        self.folder = session.run.path / "jobs" / str(number)
+        self.ended: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.abandon = asyncio.Event()
+        self.on_bytes: Callable[[str, bytes], None] = lambda stream, data: None
+        self.job: Job
+        self.began = session.run.elapsed
+        self._crashes = len(session.console.crashes)
+        self._left = {"stdout": _KEPT_BYTES, "stderr": _KEPT_BYTES}
+        self.folder.mkdir(parents=True)
+        self._files = {stream: (self.folder / stream).open("wb", buffering=0) for stream in self._left}
+
+    def take(self, stream: str) -> Callable[[bytes], None]:
+        """What to do with a piece of `stream`."""
+
+        def take(data: bytes) -> None:
+            if self._files[stream].closed:
+                return  # of a grandchild that outlived the command
+            if 0 <= self._left[stream] < len(data):
+                self.session.run.note("output-cut", job=self.number, stream=stream, kept=_KEPT_BYTES)
+            self._files[stream].write(data[: max(self._left[stream], 0)])
+            self._left[stream] -= len(data)
+            self.on_bytes(stream, data)
+
+        return take
+
+    async def follow(self, seconds: float | None) -> Result:
+        """Wait for the end of the command, for the deadline or for `abandon`, and say how it was."""
+        job = self.job
+        first = asyncio.create_task(self.session.first(job.done, seconds or _FOR_EVER, End.DEADLINE))
+        abandoned = asyncio.create_task(self.abandon.wait())
+        waits: set[asyncio.Future[Any]] = {first, abandoned}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            end = first.result() if first.done() else End.GONE
+        finally:
+            first.cancel()
+            abandoned.cancel()
+            await asyncio.gather(first, abandoned, return_exceptions=True)
+        answers = True
+        if end is End.DEADLINE:
+            answers = await self._give_up(job)
+        await self.session.console_caught_up()
+        result = self._result(end, job, seconds, answers)
+        for file in self._files.values():
+            file.close()
+        runs.write_json(self.folder / "result.json", {"argv": self.argv, **result.as_json()})
+        self.ended.set_result(result)
+        return result
+
+    def kill(self) -> None:
+        """Kill its process group."""
+        self.session.machine.kill(self.job, signal.SIGKILL)
+
+    # Kill the command; when not even that works, ask the kernel by SysRq. Whether anybody answers.
+    async def _give_up(self, job: Job) -> bool:
+        self.session.machine.kill(job, signal.SIGKILL)
+        await asyncio.wait({job.done}, timeout=_KILL_SECONDS)
+        return job.done.done() or await self.session.backtraces()
+
+    def _result(self, end: End, job: Job, seconds: float | None, answers: bool) -> Result:
+        session = self.session
+        new = session.console.crashes[self._crashes :]
+        reports = tuple(crash.title for crash in new)
+        base = Result(
+            self.number, Verdict.UNKNOWN, "", "", None, 125, round(session.run.elapsed - self.began, 3), reports
+        )
+        status = job.done.result() if job.done.done() else None
+        crash = _crash(new)
+        console = f"kernloop vm console {session.run.id}"
+        if crash or end is End.PANIC:
+            verdict = Verdict.PANIC if end is End.PANIC else Verdict.OOPS
+            what = crash.title if crash else "the kernel panicked; the console does not say where"
+            where = f" in {crash.function}" if crash and crash.function and crash.function not in what else ""
+            said = replace(base, verdict=verdict, summary=what + where, next=console)
+        elif end is End.DEADLINE:
+            state = "the guest answers" if answers else "the guest does not answer, not even to SysRq"
+            how = f"the deadline of {seconds:g} s passed; the command was killed, {state}"
+            said = replace(base, verdict=Verdict.HANG, summary=how, next=f"a longer --timeout, or {console}")
+        elif end is End.GONE:
+            said = replace(
+                base, verdict=Verdict.LOST, summary="the VM is gone", next=f"kernloop runs show {session.run.id}"
+            )
+        elif isinstance(status, str):
+            said = replace(
+                base,
+                verdict=Verdict.COMMAND_FAILED,
+                summary=f"cannot run {status}",
+                status=127,
+                next="is it in the guest? kernloop vm push NAME FILE /root/",
+            )
+        elif status:
+            how = f"signal {-status}" if status < 0 else f"exit {status}"
+            said = replace(base, verdict=Verdict.COMMAND_FAILED, summary=how, status=status)
+        else:
+            said = replace(base, verdict=Verdict.PASS, summary="exit 0", status=0)
+        return replace(said, exit_code=guest_exit_code(said.verdict, said.status))
+
+
+def _crash(crashes: tuple[Crash, ...]) -> Crash | None:
+    worst = most_severe(crashes)
+    return worst if worst and worst.severity in (Severity.PANIC, Severity.OOPS) else None

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `vm start` takes, and which VMs there are: names, and the limits of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kernloop import runs
+from kernloop.errors import HarnessError, UsageError
+from kernloop.host.cache import exclusive
+from kernloop.host.paths import runs_dir
+from kernloop.kernel import refs
+from kernloop.vm.argv import DEFAULT_SHIFT
+from kernloop.vm.topology import Node, Topology
+
+__all__ = ["IDLE_SECONDS", "VERB", "VmRequest", "check_name", "live", "reserved"]
+
+VERB = "vm"
+IDLE_SECONDS = 1800.0
+_MOST_VMS = 16
+_BACKENDS = ("micro", "vng")
+
+
+@dataclass(frozen=True)
+class VmRequest:
+    """A VM to start; `memory` in MiB, `idle` seconds without a client or a command until it stops.
+
+    With `seed` it runs in virtual time. `tag` is a saved VM to start from, whose machine it gets.
+    `folder` is the directory that a vng guest shares.
+    """
+
+    name: str = ""
+    backend: str = "micro"
+    kernel: str = refs.DEFAULT
+    topology: Topology = field(default_factory=Topology)
+    memory: int = 512
+    append: tuple[str, ...] = ()
+    seed: int | None = None
+    shift: int = DEFAULT_SHIFT
+    cold: bool = False
+    idle: float = IDLE_SECONDS
+    tag: str = ""
+    folder: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, value: dict[str, Any]) -> VmRequest:
+        """What `as_json` gave, after a trip through JSON."""
+        topology = dict(value["topology"])
+        topology["nodes"] = tuple(
+            Node(tuple(node["cpus"]) if node["cpus"] else None, node["memory"]) for node in topology["nodes"]
+        )
+        topology["distances"] = tuple(tuple(distance) for distance in topology["distances"])
+        return cls(**{**value, "topology": Topology(**topology), "append": tuple(value["append"])})
+
+
+def check_name(name: str, what: str) -> None:
+    """Raise UsageError unless `name` can be a word on a command line and a file's name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        raise UsageError(f"{name!r} cannot name a {what}", hint="letters, digits, dot, dash and underscore")
+
+
+def live() -> list[tuple[Path, dict[str, Any]]]:
+    """The run directories of VMs whose supervisor lives, newest first, with their specs."""
+    folder = runs_dir()
+    paths = sorted((path for path in folder.glob(f"*-{VERB}-*")), reverse=True) if folder.exists() else []
+    return [(path, runs.read_json(path / "spec.json")) for path in paths if runs.is_live(path)]
+
+
+@contextlib.contextmanager
+def reserved(request: VmRequest) -> Iterator[str]:
+    """Hold the registry while a run is made for `request`; gives the VM's name.
+
+    Raises UsageError for a name that is taken, HarnessError when this machine has enough VMs or too little memory.
+    """
+    if request.backend not in _BACKENDS:
+        raise UsageError(f"there is no backend {request.backend!r}", hint=" or ".join(_BACKENDS))
+    if request.name:
+        check_name(request.name, "VM")
+    with exclusive("vms", what="starting a VM", seconds=60):
+        running = live()
+        names = {str(spec.get("subject")) for _, spec in running}
+        if request.name in names:
+            raise UsageError(
+                f"a VM called {request.name} is running already",
+                hint=f"use it: kernloop vm exec {request.name} -- CMD; or kernloop vm stop {request.name}",
+            )
+        most = _limit("KERNLOOP_MAX_VMS", _MOST_VMS)
+        if len(running) >= most:
+            raise HarnessError(
+                f"{len(running)} VMs run already, the limit is {most}",
+                hint="kernloop vm list; kernloop vm stop NAME; or set KERNLOOP_MAX_VMS",
+            )
+        taken = sum(int(spec.get("memory", 0)) for _, spec in running)
+        room = _limit("KERNLOOP_VM_MEMORY", _total_mebibytes() * 3 // 4)
+        if taken + request.memory > room:
+            raise HarnessError(
+                f"{request.memory} MiB for this VM and {taken} MiB for those that run are more than {room} MiB",
+                hint="kernloop vm stop one, give it less --memory, or set KERNLOOP_VM_MEMORY (MiB)",
+            )
+        yield request.name or _made_up(names)
+
+
+def _made_up(taken: set[str]) -> str:
+    return next(name for name in iter(lambda: f"vm-{secrets.token_hex(2)}", "") if name not in taken)
+
+
+def _limit(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "")
+    if text and not text.isdigit():
+        raise UsageError(f"{variable}={text!r} is no number", hint=f"unset it for the default, {default}")
+    return int(text or default)
+
+
+def _total_mebibytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20

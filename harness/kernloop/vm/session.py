@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest under watch: booted, or restored from the snapshot of its boot; what ended it and what the console said.
+
+This gathers facts only (`Watched`); kernloop.vm.judge and its callers judge them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from kernloop.errors import HarnessError
+from kernloop.kernel.kernel import Kernel
+from kernloop.report.crash import Crash
+from kernloop.runs import Run
+from kernloop.vm import machine as machines
+from kernloop.vm import snapshots
+from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
+from kernloop.vm.console import Console
+from kernloop.vm.machine import Ended, Hello, Job, Machine
+
+__all__ = ["BOOT_SECONDS", "GUEST_ENV", "Command", "End", "Guest", "Session", "Watched", "attend", "resume", "watch"]
+
+# What a command finds in its environment.
+GUEST_ENV = {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
+# The slowest boot seen under TCG on a loaded machine took 20 s.
+BOOT_SECONDS = 90.0
+# A restored guest says hello in 0.2 s, and in some seconds where the host has much else to do.
+_RESTORE_SECONDS = 30.0
+# A kernel that panicked prints its last lines before pvpanic's event or, without pvpanic, just stops.
+_PANIC_SECONDS = 5.0
+_SYSRQ_SECONDS = 8.0
+_QUIET_SECONDS = 0.5
+_NMI_SECONDS = 8.0
+
+
+class End(StrEnum):
+    """What ended the watching."""
+
+    COMMAND = "command"
+    PANIC = "panic"
+    BOOT_DEADLINE = "boot-deadline"
+    DEADLINE = "deadline"
+    GONE = "gone"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What a machine is made of; equal guests can be restored from one snapshot.
+
+    `toolset` and `qemu_version` name the very build of QEMU.
+    """
+
+    qemu: Path
+    toolset: str
+    qemu_version: str
+    spec: MachineSpec
+    kernel: Kernel
+    initramfs: Path
+
+    def argv(self, start: Start, channels: Channels) -> list[str]:
+        return qemu_argv(self.qemu, self.spec, self.kernel.bootable, start, channels)
+
+    def key(self) -> str:
+        """The name of the snapshot of its boot."""
+        nowhere = Path("/")
+        words = qemu_argv(nowhere, self.spec, nowhere, Start(freeze=True), Channels((0, 0), (0, 0), 0, nowhere))
+        cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if self.spec.accelerator == "kvm" else ""
+        initramfs = self.initramfs.parent.name
+        made_of = [self.toolset, self.qemu_version, self.kernel.digest, self.kernel.bootable.name, initramfs, cpu]
+        return snapshots.key([*made_of, *words])
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run in the guest; without `argv` the job that was handed over to it is awaited."""
+
+    argv: tuple[str, ...]
+    seconds: float
+    on_stdout: Callable[[bytes], None]
+    on_stderr: Callable[[bytes], None]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The facts of a run. `status` is the command's exit code (negative: a signal), a str why it did not start.
+
+    `answered_sysrq` is for hangs: True when the kernel still reacts. `init_said` is the last complaint of our init.
+    `times` holds seconds: `boot` (none when a snapshot was there), `restore` and `command`.
+    """
+
+    end: End
+    hello: Hello | None
+    status: int | str | None
+    crashes: tuple[Crash, ...]
+    qemu: Ended | None
+    shutdown_reason: str | None
+    answered_sysrq: bool | None
+    init_said: str
+    console_sha256: str
+    times: Mapping[str, float]
+
+
+class Session:
+    """A machine, its console and its run directory; made by `attend`."""
+
+    def __init__(
+        self, machine: Machine, console: Console, run: Run, *, began: float, printed: int, restored: bool
+    ) -> None:
+        self.machine = machine
+        self.console = console
+        self.run = run
+        self.times: dict[str, float] = {}
+        self.began = began
+        self._restored = restored
+        self._printed_before = printed
+        # What came instead of a snapshot, when the boot for one did not get that far.
+        self.failed: End | None = None
+
+    async def up(self) -> End:
+        """Wait until the guest's init has said hello: End.COMMAND, or what came instead."""
+        if self.failed is not None:
+            return self.failed
+        seconds = _RESTORE_SECONDS if self._restored else BOOT_SECONDS
+        end = await self.first(self.machine.hello, seconds, End.BOOT_DEADLINE)
+        if end is End.COMMAND:
+            self.times["restore" if self._restored else "boot"] = self.run.elapsed - self.began
+            self.run.note("guest-up", release=self.machine.hello.result().release)
+        return end
+
+    async def first(self, goal: asyncio.Future[Any], seconds: float, late: End) -> End:
+        """What is first: `goal`, the end of QEMU, a panic, the deadline. A crash outranks what it brings about."""
+        machine = self.machine
+        panic = asyncio.create_task(self._panicked())
+        try:
+            signs: set[asyncio.Future[Any]] = {goal, machine.ended, machine.broken, panic}
+            done, _ = await asyncio.wait(signs, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if machine.broken.done():
+                raise machine.broken.result()
+            if self.console.panic.is_set():
+                await panic
+                return End.PANIC
+            if goal in done:
+                return End.COMMAND
+            return End.GONE if done else late
+        finally:
+            panic.cancel()
+
+    async def console_caught_up(self) -> None:
+        """What the guest has printed by now has been read: QEMU puts it into the log after it was sent to us."""
+        printed = (self.run.path / "console.log").stat().st_size - self._printed_before
+        await self.machine.console_caught_up(printed)
+
+    async def hold(self) -> None:
+        """Keep a panicked guest as it is: pvpanic's event has paused it; without its driver the monitor does."""
+        self.run.note("paused", by="pvpanic" if self.machine.panicked.is_set() else "kernloop")
+        with contextlib.suppress(HarnessError):
+            await self.machine.qmp("stop")
+
+    async def backtraces(self) -> bool:
+        """SysRq l (CPUs' backtraces), w (blocked tasks), t (all tasks); whether the kernel answers at all."""
+        self.run.note("sysrq", keys="lwt")
+        with contextlib.suppress(HarnessError):
+            for key in "lwt":
+                await self.machine.send_break(key)
+                await self._until_quiet(self.console.sysrq, _SYSRQ_SECONDS)
+                if not self.console.sysrq.is_set():
+                    break
+        answered = self.console.sysrq.is_set()
+        self.run.note("sysrq-answered" if answered else "sysrq-silent")
+        return answered
+
+    async def interrogate(self) -> bool:
+        """What a hung guest can still say: `backtraces`; if it says nothing, the vCPUs' registers as QEMU sees them and
+        an NMI that makes it panic with a backtrace. Returns whether it answered SysRq."""
+        answered = await self.backtraces()
+        with contextlib.suppress(HarnessError):
+            registers = await self.machine.qmp("human-monitor-command", {"command-line": "info registers -a"})
+            (self.run.path / "registers.txt").write_text(str(registers))
+        if not answered:
+            self.run.note("nmi")
+            with contextlib.suppress(HarnessError):
+                await self.machine.qmp("inject-nmi")
+                await self._until_quiet(self.machine.panicked, _NMI_SECONDS)
+        return answered
+
+    def watched(self, end: End, status: int | str | None = None, answered: bool | None = None) -> Watched:
+        """The facts so far; call it when the machine is gone to have all of them."""
+        machine = self.machine
+        return Watched(
+            end,
+            machine.hello.result() if machine.hello.done() else None,
+            status,
+            self.console.finish(),
+            machine.ended.result() if machine.ended.done() else None,
+            machine.shutdown_reason,
+            answered,
+            self.console.init_said,
+            _digest(self.run.path / "console.log"),
+            {name: round(t, 3) for name, t in self.times.items()},
+        )
+
+    # From the console or from pvpanic; then until pvpanic says that all is printed, if it can.
+    async def _panicked(self) -> None:
+        machine = self.machine
+        waits = [asyncio.create_task(self.console.panic.wait()), asyncio.create_task(machine.panicked.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            self.console.panic.set()
+            last: list[asyncio.Future[Any]] = [waits[1], machine.ended]
+            await asyncio.wait(last, timeout=_PANIC_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _until_quiet(self, sign: asyncio.Event, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        self.console.last_line = loop.time()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sign.wait(), min(seconds, 5))
+        while loop.time() < deadline and loop.time() - self.console.last_line < _QUIET_SECONDS:
+            await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def attend(
+    guest: Guest, payload: bytes, run: Run, *, cold: bool = False, on_line: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[Session]:
+    """A guest that was handed `payload`, restored from the snapshot of its boot, which is made first if it must be.
+
+    With `cold` it boots. Raises HarnessError when QEMU cannot be started.
+    """
+    console = Console(on_line)
+    run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
+    with run.scratch("payload") as handed:
+        handed.write_bytes(payload)
+        if cold:
+            start = Start(initramfs=guest.initramfs, payload=handed)
+            async with _started(guest, start, run, console) as session:
+                yield session
+            return
+        booted: dict[str, float] = {}
+        name = guest.key()
+        for attempt in (1, 2):
+            with snapshots.making(name) as staging:
+                if staging is not None:
+                    start = Start(initramfs=guest.initramfs, ram=staging, private=False, freeze=True)
+                    async with _started(guest, start, run, console) as session:
+                        session.failed = await _freeze(session, staging / "state")
+                        if session.failed is not None:
+                            yield session
+                            return
+                        booted = {"boot": session.run.elapsed - session.began}
+                    shutil.copyfile(run.path / "console.log", staging / "console")
+            snapshot = snapshots.find(name)
+            if snapshot is None:
+                raise HarnessError("the snapshot of the booted guest is gone", hint="is something clearing the cache?")
+            if not booted:
+                (run.path / "console.log").write_bytes(snapshot.console)
+                console.replay(snapshot.console)
+            with snapshots.lease(snapshot):
+                start = Start(ram=snapshot.path, payload=handed, freeze=True, incoming=True)
+                async with _started(guest, start, run, console) as session:
+                    session.times.update(booted)
+                    try:
+                        await session.machine.restore(snapshot.state, without_shared_ram=True)
+                    except HarnessError as error:
+                        run.note("snapshot-damaged", name=name, why=error.message)
+                        snapshots.remove(snapshot.path)
+                        if attempt == 2:
+                            raise
+                        continue
+                    yield session
+                    return
+
+
+@contextlib.asynccontextmanager
+async def resume(
+    guest: Guest, saved: Path, run: Run, *, on_line: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[Session]:
+    """A guest that goes on from `saved`, a folder with the `state` and `console` of one that was saved whole.
+
+    Raises HarnessError when QEMU cannot be started, or does not take the state.
+    """
+    console = Console(on_line)
+    run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
+    text = (saved / "console").read_bytes()
+    (run.path / "console.log").write_bytes(text)
+    console.replay(text)
+    async with _started(guest, Start(incoming=True), run, console) as session:
+        await session.machine.restore(saved / "state", without_shared_ram=False)
+        session.machine.wake(real_time=guest.spec.virtual_time is None)
+        yield session
+
+
+async def watch(
+    guest: Guest,
+    payload: bytes,
+    run: Run,
+    command: Command,
+    *,
+    cold: bool = False,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> Watched:
+    """Start a guest, run one command in it, watch to the end.
+
+    Raises HarnessError when QEMU cannot be started, and whatever `command`'s callbacks raise.
+    """
+    status: int | str | None = None
+    answered = None
+    async with attend(guest, payload, run, cold=cold, on_line=on_line) as session:
+        machine = session.machine
+        if not command.argv:
+            machine.packed_job = Job(command.on_stdout, command.on_stderr)
+        end = await session.up()
+        if end is End.COMMAND:
+            began = run.elapsed
+            if guest.spec.virtual_time is None and not cold:
+                machine.wake(real_time=True)
+            job = machine.packed_job or await machine.execute(
+                command.argv, on_stdout=command.on_stdout, on_stderr=command.on_stderr, env=GUEST_ENV
+            )
+            end = await session.first(job.done, command.seconds, End.DEADLINE)
+            session.times["command"] = run.elapsed - began
+            if job.done.done():
+                status = job.done.result()
+        run.note("end", why=end.value, status=status)
+        if end in (End.DEADLINE, End.BOOT_DEADLINE):
+            answered = await session.interrogate()
+        if end is End.PANIC:
+            await session.hold()
+        if end is End.COMMAND and machine.packed_job is not None:
+            # The guest powers off by itself: its last console lines belong to the record.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(machine.ended), 20)
+    return session.watched(end, status, answered)
+
+
+@contextlib.asynccontextmanager
+async def _started(guest: Guest, start: Start, run: Run, console: Console) -> AsyncIterator[Session]:
+    run.note("restore" if start.incoming else "boot", qemu=str(guest.qemu), kernel=guest.kernel.ref)
+    began = run.elapsed
+    log = run.path / "console.log"
+    printed = log.stat().st_size if log.exists() else 0
+    async with machines.start(lambda channels: guest.argv(start, channels), run.path, console.feed) as machine:
+        run.note("qemu-started", pid=machine.pid)
+        yield Session(machine, console, run, began=began, printed=printed, restored=start.incoming)
+
+
+# Wait until the booting guest may be frozen, and keep its state; what came instead, None when nothing did.
+async def _freeze(session: Session, state: Path) -> End | None:
+    end = await session.first(session.machine.ready, BOOT_SECONDS, End.BOOT_DEADLINE)
+    if end is not End.COMMAND:
+        return end
+    await session.machine.save(state, without_shared_ram=True)
+    return None
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
