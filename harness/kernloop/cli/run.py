@@ -22,6 +22,7 @@ from kernloop.verdict import Outcome, Verdict, guest_exit_code
 from kernloop.vm import run as library
 from kernloop.vm import topology
 from kernloop.vm.argv import DEFAULT_SHIFT
+from kernloop.vm.vng import Share
 
 # How much of the command's output the JSON object carries; the files have all of it.
 _TAIL = 8192
@@ -47,6 +48,8 @@ def run(
     shift: Annotated[
         int, typer.Option(min=0, max=10, help="In virtual time an instruction takes 2**SHIFT ns.")
     ] = DEFAULT_SHIFT,
+    backend: Annotated[str, typer.Option(help="micro: busybox only. vng: this machine's user space.")] = "micro",
+    writable: Annotated[bool, typer.Option("--writable", help="A vng guest may write to this folder.")] = False,
     cold: Annotated[bool, typer.Option("--cold", help="Boot, do not restore the snapshot of a boot.")] = False,
     junit: JUnitOption = None,
     as_json: JsonFlag = False,
@@ -70,6 +73,8 @@ def run(
                 seed,
                 shift,
                 cold,
+                backend,
+                Share(Path.cwd(), writable),
             )
             with runs.create("run", library.SCHEMA, {"subject": subject, **asdict(request)}) as record:
                 code = _run(request, record, as_json, tell)

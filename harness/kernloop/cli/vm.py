@@ -51,6 +51,7 @@ def start(
         int, typer.Option(min=0, max=10, help="In virtual time an instruction takes 2**SHIFT ns.")
     ] = DEFAULT_SHIFT,
     cold: Annotated[bool, typer.Option("--cold", help="Boot, do not restore the snapshot of a boot.")] = False,
+    writable: Annotated[bool, typer.Option("--writable", help="A vng guest may write to this folder.")] = False,
     idle: Annotated[float, typer.Option(min=1, help="Stop after so many seconds without use.")] = IDLE_SECONDS,
     as_json: JsonFlag = False,
 ) -> None:
@@ -60,7 +61,18 @@ def start(
         size = mebibytes(memory)
         shape = topology.numa(topology.parse_cpus(cpus), size, tuple(numa or ()), tuple(distance or ()))
         request = VmRequest(
-            name, backend, kernel, shape, size, tuple(append or ()), seed, shift, cold, idle, folder=str(Path.cwd())
+            name,
+            backend,
+            kernel,
+            shape,
+            size,
+            tuple(append or ()),
+            seed,
+            shift,
+            cold,
+            idle,
+            folder=str(Path.cwd()),
+            writable=writable,
         )
         _start(request, as_json, schema)
 

@@ -29,7 +29,7 @@ def exec_(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until it is killed.")] = 60.0,
     background: Annotated[bool, typer.Option("--background", help="Return at once with a job number.")] = False,
     stdin: Annotated[bool, typer.Option("--stdin", help="Pass our standard input on.")] = False,
-    cwd: Annotated[str, typer.Option(help="The folder to run it in.")] = "/root",
+    cwd: Annotated[str, typer.Option(help="The folder to run it in; /root, or the shared one of a vng guest.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Run a command in a VM, and exit as it did.

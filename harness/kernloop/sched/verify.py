@@ -27,7 +27,7 @@ from kernloop.vm.argv import VirtualTime
 from kernloop.vm.frames import run_request
 from kernloop.vm.handover import blob
 from kernloop.vm.initramfs import Payload
-from kernloop.vm.session import GUEST_ENV, Command, watch
+from kernloop.vm.session import GUEST_ENV, Command, attend, watch
 from kernloop.vm.topology import Topology
 
 __all__ = ["SCHEMA", "TESTS", "Request", "execute"]
@@ -97,7 +97,7 @@ def execute(
             reader.feed(data)
 
         command = Command((), request.timeout, stdout, lambda data: _write(errors, data))
-        watched = asyncio.run(watch(guest, payload, run, command))
+        watched = asyncio.run(watch(attend(guest, payload, run), run, command, real_time=False))
     return judge.judge(kernel, run, watched, reader, deadline=request.timeout, build_seconds=built)
 
 

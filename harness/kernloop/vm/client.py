@@ -116,7 +116,7 @@ class VM:
         stdin: Iterable[bytes] | None = None,
         on_stdout: Callable[[bytes], None] = _ignore,
         on_stderr: Callable[[bytes], None] = _ignore,
-        cwd: str = "/root",
+        cwd: str = "",
         env: Mapping[str, str] | None = None,
         keep: int = 1 << 20,
     ) -> ExecResult:
@@ -145,7 +145,7 @@ class VM:
         argv: Sequence[str],
         *,
         timeout: float | None = None,
-        cwd: str = "/root",
+        cwd: str = "",
         env: Mapping[str, str] | None = None,
     ) -> int:
         """Start `argv`; the number of the job."""

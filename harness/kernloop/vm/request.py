@@ -25,7 +25,6 @@ __all__ = ["IDLE_SECONDS", "VERB", "VmRequest", "check_name", "live", "reserved"
 VERB = "vm"
 IDLE_SECONDS = 1800.0
 _MOST_VMS = 16
-_BACKENDS = ("micro", "vng")
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class VmRequest:
     """A VM to start; `memory` in MiB, `idle` seconds without a client or a command until it stops.
 
     With `seed` it runs in virtual time. `tag` is a saved VM to start from, whose machine it gets.
-    `folder` is the directory that a vng guest shares.
+    `folder` is the directory that a vng guest shares, for it to write to if `writable`.
     """
 
     name: str = ""
@@ -48,6 +47,7 @@ class VmRequest:
     idle: float = IDLE_SECONDS
     tag: str = ""
     folder: str = ""
+    writable: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,8 +82,6 @@ def reserved(request: VmRequest) -> Iterator[str]:
 
     Raises UsageError for a name that is taken, HarnessError when this machine has enough VMs or too little memory.
     """
-    if request.backend not in _BACKENDS:
-        raise UsageError(f"there is no backend {request.backend!r}", hint=" or ".join(_BACKENDS))
     if request.name:
         check_name(request.name, "VM")
     with exclusive("vms", what="starting a VM", seconds=60):

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,21 @@ from kernloop.vm import order, snapshots
 from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
 from kernloop.vm.console import Console
 from kernloop.vm.machine import Ended, Hello, Job, Machine
+from kernloop.vm.vng import HostRoot
 
-__all__ = ["BOOT_SECONDS", "GUEST_ENV", "Command", "End", "Guest", "Session", "Watched", "attend", "resume", "watch"]
+__all__ = [
+    "BOOT_SECONDS",
+    "GUEST_ENV",
+    "Command",
+    "End",
+    "Guest",
+    "Session",
+    "Watched",
+    "attend",
+    "hosted",
+    "resume",
+    "watch",
+]
 
 # What a command finds in its environment.
 GUEST_ENV = {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
@@ -87,6 +100,8 @@ class Command:
     seconds: float
     on_stdout: Callable[[bytes], None]
     on_stderr: Callable[[bytes], None]
+    cwd: str = "/root"
+    env: Mapping[str, str] = field(default_factory=lambda: GUEST_ENV)
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,7 @@ class Session:
         self.run = run
         self.times: dict[str, float] = {}
         self.began = began
-        self._restored = restored
+        self.restored = restored
         self._printed_before = printed
         # What came instead of a snapshot, when the boot for one did not get that far.
         self.failed: End | None = None
@@ -129,10 +144,10 @@ class Session:
         """Wait until the guest's init has said hello: End.COMMAND, or what came instead."""
         if self.failed is not None:
             return self.failed
-        seconds = _RESTORE_SECONDS if self._restored else BOOT_SECONDS
+        seconds = _RESTORE_SECONDS if self.restored else BOOT_SECONDS
         end = await self.first(self.machine.hello, seconds, End.BOOT_DEADLINE)
         if end is End.COMMAND:
-            self.times["restore" if self._restored else "boot"] = self.run.elapsed - self.began
+            self.times["restore" if self.restored else "boot"] = self.run.elapsed - self.began
             self.run.note("guest-up", release=self.machine.hello.result().release)
         return end
 
@@ -302,14 +317,22 @@ async def resume(
         yield session
 
 
+@contextlib.asynccontextmanager
+async def hosted(
+    guest: Guest, root: HostRoot, run: Run, *, on_line: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[Session]:
+    """A guest of `root`, booted. Raises HarnessError when QEMU cannot be started."""
+    console = Console(on_line)
+    run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
+    run.note("boot", qemu=str(guest.qemu), kernel=guest.kernel.ref, backend="vng")
+    began = run.elapsed
+    async with machines.start(root.argv, run.path, console.feed, inherit=root.inherit) as machine:
+        run.note("qemu-started", pid=machine.pid)
+        yield Session(machine, console, run, began=began, printed=0, restored=False)
+
+
 async def watch(
-    guest: Guest,
-    payload: bytes,
-    run: Run,
-    command: Command,
-    *,
-    cold: bool = False,
-    on_line: Callable[[str], None] = lambda line: None,
+    started: contextlib.AbstractAsyncContextManager[Session], run: Run, command: Command, *, real_time: bool
 ) -> Watched:
     """Start a guest, run one command in it, watch to the end.
 
@@ -317,17 +340,21 @@ async def watch(
     """
     status: int | str | None = None
     answered = None
-    async with attend(guest, payload, run, cold=cold, on_line=on_line) as session:
+    async with started as session:
         machine = session.machine
         if not command.argv:
             machine.packed_job = Job(command.on_stdout, command.on_stderr)
         end = await session.up()
         if end is End.COMMAND:
             began = run.elapsed
-            if guest.spec.virtual_time is None and not cold:
+            if real_time and session.restored:
                 machine.wake(real_time=True)
             job = machine.packed_job or await machine.execute(
-                command.argv, on_stdout=command.on_stdout, on_stderr=command.on_stderr, env=GUEST_ENV
+                command.argv,
+                on_stdout=command.on_stdout,
+                on_stderr=command.on_stderr,
+                cwd=command.cwd,
+                env=command.env,
             )
             end = await session.first(job.done, command.seconds, End.DEADLINE)
             session.times["command"] = run.elapsed - began
