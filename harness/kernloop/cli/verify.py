@@ -20,6 +20,7 @@ from kernloop.runs import REPORT
 from kernloop.sched import verify as library
 from kernloop.sched.judge import Judgement
 from kernloop.verdict import exit_code
+from kernloop.vm import recipe
 
 
 def verify(
@@ -75,7 +76,7 @@ def _verify(request: library.Request, record: runs.Run, as_json: bool, tell: Tel
             raise
     outcome = judgement.outcome
     code = exit_code(outcome.verdict)
-    more = details(judgement)
+    more = {"recipe": runs.read_json(record.path / recipe.FILE), **details(judgement)}
     value = outcome_json(library.SCHEMA, record.path, outcome, exit_code=code, seed=request.seed, **more)
     finish(record, value, tell)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kernloop.cli import vm_console, vm_exec
+from kernloop.cli import vm_console, vm_exec, vm_ssh
 from kernloop.cli.output import JsonFlag, err, escape, mark, out, print_json, progress
 from kernloop.cli.run import mebibytes
 from kernloop.cli.vm_shared import NameArgument, told
@@ -26,6 +26,7 @@ app.command("exec")(vm_exec.exec_)
 app.command()(vm_exec.job)
 app.command()(vm_exec.push)
 app.command()(vm_exec.pull)
+app.command()(vm_ssh.ssh)
 app.command()(vm_console.console)
 app.command()(vm_console.wait)
 app.command()(vm_console.sysrq)

@@ -37,7 +37,6 @@ TESTS = ("idle", "saturation", "fork-storm", "affinity-storm", "wakeup", "reload
 # On a busy host two runs of `wakeup`, which has thousands of idle moments, were seen to differ by a tick; why is not
 # known yet. Until it is, the verdict that anyone can repeat bit for bit is one without it.
 _BY_DEFAULT = tuple(name for name in TESTS if name != "wakeup")
-_GUEST = "/kl"
 _KERNELS_OWN = "kernel:"
 
 
@@ -83,13 +82,14 @@ def execute(
     if isinstance(words, Judgement):
         return words
     tests = ["--tests", ",".join(request.tests or _BY_DEFAULT)]
-    job = run_request([f"{_GUEST}/scxsuite", *tests, "--", *words], cwd="/root", env=GUEST_ENV)
+    job = run_request([f"{programs.FOLDER}/scxsuite", *tests, "--", *words], cwd="/root", env=GUEST_ENV)
     payload = blob(initramfs.payload(files, extra=[cpio.regular("kl/job", job)]), seed=request.seed)
     built = run.elapsed - began
     say(f"starting {kernel.release} in virtual time")
     reader = SuiteReader(on_event)
-    ours = [Payload(programs.suite(), f"{_GUEST}/scxsuite"), Payload(programs.loader(kit), f"{_GUEST}/scxload")]
-    guest = guests.micro(kernel, Topology(request.cpus), request.memory, virtual=VirtualTime(), files=ours)
+    guest = guests.micro(
+        kernel, Topology(request.cpus), request.memory, virtual=VirtualTime(), files=programs.payloads(kit)
+    )
     with (run.path / "events.jsonl").open("wb") as events, (run.path / "stderr").open("wb") as errors:
 
         def stdout(data: bytes) -> None:
@@ -160,5 +160,5 @@ def _loader(request: Request, kernel: Kernel, kit: BpfKit, run: Run) -> tuple[li
             return judge.build_failed(request.subject, kernel, run, built), []
     # The object keeps its own name in the guest: messages then say what the user calls it.
     name = request.subject.name.removesuffix(".c").removesuffix(".o").removesuffix(".bpf") + ".bpf.o"
-    guest = f"{_GUEST}/{name}"
-    return [f"{_GUEST}/scxload", guest], [Payload(target, guest)]
+    guest = f"{programs.FOLDER}/{name}"
+    return [f"{programs.FOLDER}/scxload", guest], [Payload(target, guest)]

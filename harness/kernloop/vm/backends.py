@@ -14,7 +14,8 @@ from kernloop.kernel.kernel import Kernel
 from kernloop.runs import Run
 from kernloop.vm import accel, guests, vng
 from kernloop.vm.argv import MachineSpec, VirtualTime
-from kernloop.vm.session import GUEST_ENV, Guest, Session, attend, hosted
+from kernloop.vm.guest import Guest
+from kernloop.vm.session import GUEST_ENV, Session, attend, hosted
 from kernloop.vm.topology import Topology
 from kernloop.vm.vng import Share
 

@@ -25,7 +25,8 @@ from typing import Any
 from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host import process
-from kernloop.vm import copy, wire
+from kernloop.host.cache import exclusive
+from kernloop.vm import copy, ssh, wire
 from kernloop.vm.request import VmRequest, live
 
 __all__ = ["VM", "ConsolePiece", "ExecResult", "Matched", "VmInfo", "find", "listing", "read_console", "start"]
@@ -36,6 +37,7 @@ _STOP_SECONDS = 20.0
 _DUMP_SECONDS = 600.0
 # What the supervisor may take on top of a deadline: SysRq to a guest that does not answer.
 _GRACE_SECONDS = 60.0
+_SSH_SECONDS = str(7 * 86400)
 
 
 def _ignore(data: bytes) -> None:
@@ -234,6 +236,34 @@ class VM:
     def snapshot(self, tag: str) -> dict[str, Any]:
         """Save the VM under `tag`, to start others from it; it goes on. `tag` and `bytes`."""
         return self._ask("snapshot", seconds=_DUMP_SECONDS, tag=tag)
+
+    def ssh_config(self) -> Path:
+        """A configuration for `ssh -F PATH NAME`, scp and rsync; the first call puts the server into the guest.
+
+        Nothing listens anywhere: each connection is a command of this VM (kernloop.vm.ssh).
+        """
+        with exclusive(f"ssh-{self.run.name}", what="preparing ssh", seconds=120):
+            path = self.run / ssh.CONFIG
+            if not path.exists():
+                proxy = (
+                    sys.executable,
+                    "-m",
+                    "kernloop",
+                    "vm",
+                    "exec",
+                    "--stdin",
+                    "--timeout",
+                    _SSH_SECONDS,
+                    self.name,
+                )
+                made = ssh.write(self.run, self.name, (*proxy, "--", *ssh.BRIDGE))
+                try:
+                    done = self.exec(ssh.UNPACK, timeout=120, stdin=copy.pieces(ssh.archive(self.run)))
+                    self._must(done, "the ssh server cannot be put into the guest")
+                except BaseException:
+                    made.unlink()
+                    raise
+        return path
 
     def stop(self) -> dict[str, Any]:
         """End the VM; its run's verdict."""

@@ -9,8 +9,8 @@ from kernloop.host import toolset
 from kernloop.kernel.kernel import Kernel
 from kernloop.vm import accel, initramfs, order
 from kernloop.vm.argv import MachineSpec, VirtualTime
+from kernloop.vm.guest import Guest
 from kernloop.vm.initramfs import Payload
-from kernloop.vm.session import Guest
 from kernloop.vm.topology import Topology
 
 __all__ = ["micro"]

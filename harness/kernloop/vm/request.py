@@ -18,7 +18,7 @@ from kernloop.host.cache import exclusive
 from kernloop.host.paths import runs_dir
 from kernloop.kernel import refs
 from kernloop.vm.argv import DEFAULT_SHIFT
-from kernloop.vm.topology import Node, Topology
+from kernloop.vm.topology import Topology, of_json
 
 __all__ = ["IDLE_SECONDS", "VERB", "VmRequest", "check_name", "live", "reserved"]
 
@@ -55,12 +55,7 @@ class VmRequest:
     @classmethod
     def of_json(cls, value: dict[str, Any]) -> VmRequest:
         """What `as_json` gave, after a trip through JSON."""
-        topology = dict(value["topology"])
-        topology["nodes"] = tuple(
-            Node(tuple(node["cpus"]) if node["cpus"] else None, node["memory"]) for node in topology["nodes"]
-        )
-        topology["distances"] = tuple(tuple(distance) for distance in topology["distances"])
-        return cls(**{**value, "topology": Topology(**topology), "append": tuple(value["append"])})
+        return cls(**{**value, "topology": of_json(value["topology"]), "append": tuple(value["append"])})
 
 
 def check_name(name: str, what: str) -> None:

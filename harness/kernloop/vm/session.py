@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from kernloop.errors import HarnessError
-from kernloop.kernel.kernel import Kernel
 from kernloop.report.crash import Crash
 from kernloop.runs import Run
 from kernloop.vm import machine as machines
-from kernloop.vm import order, snapshots
-from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
+from kernloop.vm import order, recipe, snapshots
+from kernloop.vm.argv import Start
 from kernloop.vm.console import Console
+from kernloop.vm.guest import Guest
 from kernloop.vm.machine import Ended, Hello, Job, Machine
 from kernloop.vm.vng import HostRoot
 
@@ -33,7 +34,6 @@ __all__ = [
     "GUEST_ENV",
     "Command",
     "End",
-    "Guest",
     "Session",
     "Watched",
     "attend",
@@ -63,33 +63,6 @@ class End(StrEnum):
     BOOT_DEADLINE = "boot-deadline"
     DEADLINE = "deadline"
     GONE = "gone"
-
-
-@dataclass(frozen=True)
-class Guest:
-    """What a machine is made of; equal guests can be restored from one snapshot.
-
-    `toolset` and `qemu_version` name the very build of QEMU.
-    """
-
-    qemu: Path
-    toolset: str
-    qemu_version: str
-    spec: MachineSpec
-    kernel: Kernel
-    initramfs: Path
-
-    def argv(self, start: Start, channels: Channels) -> list[str]:
-        return qemu_argv(self.qemu, self.spec, self.kernel.bootable, start, channels)
-
-    def key(self) -> str:
-        """The name of the snapshot of its boot."""
-        nowhere = Path("/")
-        words = qemu_argv(nowhere, self.spec, nowhere, Start(freeze=True), Channels((0, 0), (0, 0), 0, nowhere))
-        cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if self.spec.accelerator == "kvm" else ""
-        initramfs = self.initramfs.parent.name
-        made_of = [self.toolset, self.qemu_version, self.kernel.digest, self.kernel.bootable.name, initramfs, cpu]
-        return snapshots.key([*made_of, *words])
 
 
 @dataclass(frozen=True)
@@ -256,7 +229,10 @@ async def attend(
     """
     console = Console(on_line)
     run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
-    with run.scratch("payload") as handed:
+    virtual = guest.spec.virtual_time is not None
+    if virtual:
+        recipe.write(run, guest, payload)
+    with nullcontext(run.path / recipe.PAYLOAD) if virtual else run.scratch(recipe.PAYLOAD) as handed:
         handed.write_bytes(payload)
         if cold:
             start = Start(initramfs=guest.initramfs, payload=handed)

@@ -53,6 +53,7 @@ def write(run: Path, name: str, proxy: Sequence[str]) -> Path:
     `proxy` is a command that connects its stdin and stdout with `BRIDGE` in the guest. Raises HarnessError.
     """
     for key in (_CLIENT_KEY, _HOST_KEY):
+        (run / key).unlink(missing_ok=True)
         process.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"kernloop {name}", "-f", run / key],
             seconds=30,

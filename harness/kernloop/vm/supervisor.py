@@ -28,11 +28,12 @@ from kernloop.verdict import Outcome, Verdict, exit_code
 from kernloop.vm import saved, wire
 from kernloop.vm.argv import VirtualTime
 from kernloop.vm.backends import Backend, backend
+from kernloop.vm.guest import Guest
 from kernloop.vm.handover import blob
 from kernloop.vm.judge import judge_machine, unjudged
 from kernloop.vm.request import VERB, VmRequest, reserved
 from kernloop.vm.server import Server
-from kernloop.vm.session import End, Guest, Session, resume
+from kernloop.vm.session import End, Session, resume
 from kernloop.vm.vng import Share
 
 __all__ = ["SCHEMA", "main"]
