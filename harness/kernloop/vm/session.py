@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -265,6 +266,9 @@ async def attend(
                     try:
                         await session.machine.restore(snapshot.state, without_shared_ram=True)
                     except HarnessError as error:
+                        if await _killed(session.machine):
+                            yield session
+                            return
                         run.note("snapshot-damaged", name=name, why=error.message)
                         snapshots.remove(snapshot.path)
                         if attempt == 2:
@@ -360,6 +364,12 @@ async def _started(guest: Guest, start: Start, run: Run, console: Console) -> As
     async with machines.start(argv, run.path, console.feed, env=env) as machine:
         run.note("qemu-started", pid=machine.pid)
         yield Session(machine, console, run, began=began, printed=printed, restored=start.incoming)
+
+
+# Whether somebody ended QEMU: that says nothing about the snapshot. QMP may be gone a moment before its process is.
+async def _killed(machine: Machine) -> bool:
+    await asyncio.wait({machine.ended}, timeout=1)
+    return machine.ended.done() and machine.ended.result().status in (-signal.SIGKILL, -signal.SIGTERM)
 
 
 # Wait until the booting guest may be frozen, and keep its state; what came instead, None when nothing did.
