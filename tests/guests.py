@@ -17,6 +17,7 @@ from kernloop.vm import initramfs, vng
 from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
 from kernloop.vm.machine import Job, Machine, start
 from kernloop.vm.session import GUEST_ENV
+from kernloop.vm.share import HOSTED_ENV, Share
 from kernloop.vm.topology import Topology
 
 T = TypeVar("T")
@@ -87,13 +88,13 @@ async def micro(run: Path) -> AsyncIterator[Guest]:
 
 
 @contextlib.asynccontextmanager
-async def host_root(run: Path, share: vng.Share, topology: Topology | None = None) -> AsyncIterator[Guest]:
+async def host_root(run: Path, share: Share, topology: Topology | None = None) -> AsyncIterator[Guest]:
     """The default kernel with the host's user space."""
     spec = MachineSpec(topology or Topology(), memory=1024)
     with vng.host_root(toolset.get().qemu, spec, refs.resolve(refs.DEFAULT), share, run) as root:
         async with start(root.argv, run, lambda line: None, inherit=root.inherit) as machine:
             await _up(machine)
-            yield Guest(machine, vng.GUEST_ENV, run)
+            yield Guest(machine, HOSTED_ENV, run)
 
 
 async def _up(machine: Machine) -> None:

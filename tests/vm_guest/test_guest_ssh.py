@@ -14,7 +14,7 @@ import pytest
 
 from guests import Guest, host_root, in_thread, micro
 from kernloop.vm import ssh
-from kernloop.vm.vng import Share
+from kernloop.vm.share import Share
 
 pytestmark = pytest.mark.vm
 DATA = random.Random(1).randbytes(1_000_001)

@@ -12,8 +12,8 @@ import pytest
 
 from guests import Guest, host_root, in_thread
 from kernloop.kernel import refs
+from kernloop.vm.share import Share
 from kernloop.vm.topology import numa, parse_cpus
-from kernloop.vm.vng import Share
 from support import alive, child, said, until
 
 pytestmark = pytest.mark.vm
@@ -111,7 +111,7 @@ import asyncio, os, sys
 from pathlib import Path
 from guests import host_root
 from kernloop.vm.topology import numa, parse_cpus
-from kernloop.vm.vng import Share
+from kernloop.vm.share import Share
 
 async def main():
     async with host_root(Path(sys.argv[1]), Share(Path(sys.argv[1]))) as guest:

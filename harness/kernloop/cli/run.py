@@ -22,7 +22,7 @@ from kernloop.verdict import Outcome, Verdict, guest_exit_code
 from kernloop.vm import recipe, topology
 from kernloop.vm import run as library
 from kernloop.vm.argv import DEFAULT_SHIFT
-from kernloop.vm.vng import Share
+from kernloop.vm.share import Share
 
 # How much of the command's output the JSON object carries; the files have all of it.
 _TAIL = 8192

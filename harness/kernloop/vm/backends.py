@@ -12,12 +12,12 @@ from kernloop.errors import UsageError
 from kernloop.host import toolset
 from kernloop.kernel.kernel import Kernel
 from kernloop.runs import Run
-from kernloop.vm import accel, guests, vng
+from kernloop.vm import accel, guests
 from kernloop.vm.argv import MachineSpec, VirtualTime
 from kernloop.vm.guest import Guest
 from kernloop.vm.session import GUEST_ENV, Session, attend, hosted
+from kernloop.vm.share import HOSTED_ENV, Share
 from kernloop.vm.topology import Topology
-from kernloop.vm.vng import Share
 
 __all__ = ["BACKENDS", "Backend", "backend"]
 
@@ -42,6 +42,8 @@ class Backend:
             async with attend(self.guest, payload, run, cold=cold, on_line=on_line) as session:
                 yield session
             return
+        from kernloop.vm import vng  # with what reads ELF files, which a micro-VM does not need
+
         with (
             run.scratch("payload") as handed,
             vng.host_root(
@@ -77,4 +79,4 @@ def backend(
     spec = MachineSpec(topology, memory, accel.prove(kernel).name, None, append)
     guest = Guest(tools.qemu, tools.id, tools.qemu_version, spec, kernel, Path())
     shared = share or Share(Path.cwd())
-    return Backend(guest, vng.GUEST_ENV, str(shared.folder), shared)
+    return Backend(guest, HOSTED_ENV, str(shared.folder), shared)

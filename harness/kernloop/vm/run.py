@@ -21,8 +21,8 @@ from kernloop.vm.frames import run_request
 from kernloop.vm.handover import blob
 from kernloop.vm.judge import judge_machine, reports, unjudged
 from kernloop.vm.session import Watched
+from kernloop.vm.share import Share
 from kernloop.vm.topology import Topology
-from kernloop.vm.vng import Share
 
 __all__ = ["SCHEMA", "Request", "execute"]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernloop.errors import HarnessError
 from kernloop.report.crash import Crash
@@ -28,7 +28,9 @@ from kernloop.vm.argv import Start
 from kernloop.vm.console import Console
 from kernloop.vm.guest import Guest
 from kernloop.vm.machine import Ended, Hello, Job, Machine
-from kernloop.vm.vng import HostRoot
+
+if TYPE_CHECKING:
+    from kernloop.vm.vng import HostRoot
 
 __all__ = [
     "BOOT_SECONDS",

@@ -34,7 +34,7 @@ from kernloop.vm.judge import judge_machine, unjudged
 from kernloop.vm.request import VERB, VmRequest, reserved
 from kernloop.vm.server import Server
 from kernloop.vm.session import End, Session, resume
-from kernloop.vm.vng import Share
+from kernloop.vm.share import Share
 
 __all__ = ["SCHEMA", "main"]
 

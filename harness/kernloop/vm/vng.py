@@ -30,16 +30,11 @@ from kernloop.host.paths import cache_dir
 from kernloop.kernel.kernel import Kernel
 from kernloop.vm import initramfs
 from kernloop.vm.argv import Channels, MachineSpec, Start, attachments, handed_over, kernel_words
+from kernloop.vm.share import Share
 from kernloop.vm.topology import Topology
 
-__all__ = ["GUEST_ENV", "HostRoot", "Said", "Share", "host_root", "qemu_argv", "virtiofsd_argv"]
+__all__ = ["HostRoot", "Said", "host_root", "qemu_argv", "virtiofsd_argv"]
 
-# What a command finds in its environment: the host's programs where hosts have them.
-GUEST_ENV = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-    "TERM": "dumb",
-}
 _VIRTIOFSD = bundle.Bundle("virtiofsd", ("virtiofsd",), ("usr/libexec/virtiofsd",))
 _VIRTME_SECONDS = 60.0
 _GUESTS_OWN = ("/proc", "/sys", "/dev", "/run")
@@ -58,14 +53,6 @@ done
 """
 # virtme-run asks file(1) for the kernel's release; hosts without it fail.
 _FILE = '#!/bin/sh\necho "Linux kernel, version {release}, "\n'
-
-
-@dataclass(frozen=True)
-class Share:
-    """The caller's folder: the guest sees at once what changes there, and if `writable`, its writes reach the host."""
-
-    folder: Path
-    writable: bool = False
 
 
 @dataclass(frozen=True)
