@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kernloop.vm.argv import Channels, MachineSpec, Start
-from kernloop.vm.vng import Said, Share, qemu_argv, virtiofsd_argv
+from kernloop.vm.virtme import Said
+from kernloop.vm.vng import Share, qemu_argv, virtiofsd_argv
 
 CHANNELS = Channels((3, 4), (5, 6), 7, Path("/runs/a/console.log"))
 ROOT, SHARED = "/tmp/t/virtmeroot", "/tmp/t/virtmeshare"
