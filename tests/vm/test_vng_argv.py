@@ -10,7 +10,8 @@ import pytest
 
 from kernloop.vm.argv import Channels, MachineSpec, Start
 from kernloop.vm.share import Share
-from kernloop.vm.vng import Said, qemu_argv, virtiofsd_argv
+from kernloop.vm.virtme import Said
+from kernloop.vm.vng import qemu_argv, virtiofsd_argv
 
 CHANNELS = Channels((3, 4), (5, 6), 7, Path("/runs/a/console.log"))
 ROOT, SHARED = "/tmp/t/virtmeroot", "/tmp/t/virtmeshare"

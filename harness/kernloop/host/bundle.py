@@ -13,7 +13,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kernloop.host import apt, elf, process, toolset
+from kernloop.host import apt, process, toolset
 from kernloop.host.cache import ensure
 from kernloop.host.paths import cache_dir
 
@@ -42,6 +42,8 @@ def get(bundle: Bundle) -> Path:
 
 
 def _make(bundle: Bundle, staging: Path, final: Path) -> None:
+    from kernloop.host import elf  # pyelftools takes 60 ms to import, and a bundle is made once
+
     tree = staging / "tree"
     debs = tree / "debs"
     debs.mkdir(parents=True)

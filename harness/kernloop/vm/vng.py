@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests with the host's user space as their root, as virtme-ng makes them, but started and ended by us.
 
-virtme-ng is asked what it would run (`virtme-run --dry-run`): QEMU's command line, and those of the virtiofsd that
-share folders. It is given a `virtiofsd` that only writes down its arguments, so its dry run starts nothing. The
-devices and kernel words it chose stay; console, monitor, accelerator and init become ours. Its own init needs udevd
-and bash of the host and reports by exit code only, so ours takes its place (guest/hostroot.c) and reads the words
-that it would read.
+The devices and kernel words that virtme-ng chooses stay; console, monitor, accelerator and init become ours. Its own
+init needs udevd and bash of the host and reports by exit code only, so ours takes its place (guest/hostroot.c) and
+reads the words that it would read.
 """
 
 from __future__ import annotations
@@ -17,50 +15,25 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernloop.errors import HarnessError, UsageError
+from kernloop.errors import UsageError
 from kernloop.host import bundle, owned, process, toolset
 from kernloop.host.cache import ensure
 from kernloop.host.paths import cache_dir
 from kernloop.kernel.kernel import Kernel
-from kernloop.vm import initramfs
+from kernloop.vm import initramfs, virtme
 from kernloop.vm.argv import Channels, MachineSpec, Start, attachments, handed_over, kernel_words
 from kernloop.vm.share import Share
-from kernloop.vm.topology import Topology
 
-__all__ = ["HostRoot", "Said", "host_root", "qemu_argv", "virtiofsd_argv"]
+__all__ = ["HostRoot", "host_root", "qemu_argv", "virtiofsd_argv"]
+
 
 _VIRTIOFSD = bundle.Bundle("virtiofsd", ("virtiofsd",), ("usr/libexec/virtiofsd",))
-_VIRTME_SECONDS = 60.0
 _GUESTS_OWN = ("/proc", "/sys", "/dev", "/run")
-
-# virtme-run starts `virtiofsd ... &` by a shell and waits for SOCKET.pid; what follows the socket is of no use to it.
-_STAND_IN = r"""#!/bin/sh
-case "$1" in
---version) exit 0 ;;
---help) echo "--readonly" ; exit 0 ;;
-esac
-printf '%s\0' "$@" > "$(mktemp "$KERNLOOP_SAID/XXXXXX")"
-while [ $# -gt 1 ]; do
-    [ "$1" = --socket-path ] && : > "$2.pid"
-    shift
-done
-"""
-# virtme-run asks file(1) for the kernel's release; hosts without it fail.
-_FILE = '#!/bin/sh\necho "Linux kernel, version {release}, "\n'
-
-
-@dataclass(frozen=True)
-class Said:
-    """What virtme-ng would run: QEMU's argv, and the arguments of each virtiofsd by its socket's path."""
-
-    qemu: tuple[str, ...]
-    daemons: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +44,7 @@ class HostRoot:
     spec: MachineSpec
     kernel: Kernel
     start: Start
-    said: Said
+    said: virtme.Said
     share: Share
     modules: Path | None
     sockets: Mapping[str, int]
@@ -102,7 +75,7 @@ def host_root(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernloop-vng-")))
         stack.enter_context(owned.folder(folder))
-        said = _ask_virtme(kernel, spec, qemu, share, folder)
+        said = virtme.ask(qemu, spec, kernel, folder, writable=share.writable)
         image = folder / "initramfs"
         image.write_bytes(archive)
         stderr = stack.enter_context((run / "virtiofsd.stderr").open("wb"))
@@ -126,7 +99,7 @@ def host_root(
 
 
 def qemu_argv(
-    said: Said,
+    said: virtme.Said,
     sockets: Mapping[str, int],
     words: Sequence[str],
     qemu: Path,
@@ -139,7 +112,7 @@ def qemu_argv(
     argv = [str(qemu), "-nodefaults", "-no-user-config", "-no-reboot"]
     kvm = spec.accelerator == "kvm"
     argv += ["-accel", "kvm" if kvm else "tcg,thread=single"]
-    for option, value in _options(said.qemu[1:]):
+    for option, value in virtme.options(said.qemu[1:]):
         if option == "-append":
             own = [*_kept_kernel_words(value), "kernloop_root=ROOTFS", *words]
             argv += [option, " ".join([*(_quote(word) for word in own), kernel_words(spec)])]
@@ -159,7 +132,7 @@ def virtiofsd_argv(daemon: Path, words: Sequence[str], listener: int, share: Sha
     caller's folder even `auto` is too much: for a second a guest sees an edited file cut to its old length. File
     handles (root only, others do without) spare a descriptor for every file seen: `find /` may need too many.
     """
-    given = dict(_options(words))
+    given = dict(virtme.options(words))
     given.pop("--syslog")
     given.pop("--socket-path")
     given |= {"--fd": str(listener), "--inode-file-handles": "prefer"}
@@ -203,58 +176,6 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-# The caller's folder goes in under a plain name, for virtme-run builds shell text from it; qemu_argv and virtiofsd_argv
-# put in the real one.
-def _ask_virtme(kernel: Kernel, spec: MachineSpec, qemu: Path, share: Share, folder: Path) -> Said:
-    said, programs, shared = folder / "said", folder / "bin", folder / "share"
-    for made in (said, programs, shared):
-        made.mkdir()
-    for name, text in (("virtiofsd", _STAND_IN), ("file", _FILE.format(release=kernel.release))):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    argv = [sys.executable, "-m", "virtme.commands.run", "--show-command", "--dry-run", "--disable-monitor"]
-    argv += ["--disable-kvm", "--disable-microvm", "--kimg", str(kernel.image), "--mods", "none"]
-    argv += ["--qemu-bin", str(qemu), "--memory", f"{spec.memory}M", "--cpus", spec.topology.smp]
-    argv += _numa(spec.topology)
-    argv += ["--rwdir" if share.writable else "--rodir", str(shared)]
-    done = process.run(
-        argv,
-        seconds=_VIRTME_SECONDS,
-        what="asking virtme-ng for its command line",
-        hint="remove .venv and run ./kernloop again",
-        env={"KERNLOOP_SAID": str(said), "TMPDIR": str(folder), "PATH": f"{programs}:/usr/bin:/bin", "LC_ALL": "C"},
-    )
-    daemons = {}
-    for file in said.iterdir():
-        words = tuple(file.read_text().split("\0")[:-1])
-        daemons[dict(_options(words))["--socket-path"]] = words
-    if len(daemons) != 2 or not done.stdout:
-        raise HarnessError(
-            f"virtme-ng would share {len(daemons)} folders instead of 2: {done.stderr.strip()}",
-            hint="is TMPDIR a folder with a plain name?",
-        )
-    return Said(tuple(shlex.split(done.stdout.splitlines()[-1])), daemons)
-
-
-def _numa(topology: Topology) -> list[str]:
-    words = []
-    for node in topology.nodes:
-        cpus = f",cpus={node.cpus[0]}-{node.cpus[1]}" if node.cpus else ""
-        words += ["--numa", f"{node.memory}M{cpus}"]
-    for a, b, far in topology.distances:
-        words += ["--numa-distance", f"src={a},dst={b},val={far}"]
-    return words
-
-
-# Options with their values, "" without: no value of virtme-ng's begins with a dash.
-def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    at = 0
-    while at < len(words):
-        has_value = at + 1 < len(words) and not words[at + 1].startswith("-")
-        yield words[at], words[at + 1] if has_value else ""
-        at += 1 + has_value
 
 
 # What connects virtme-ng's guest with a terminal, and which accelerator it would use.
