@@ -11,7 +11,7 @@ import typer
 from kernloop import runs
 from kernloop.cli.output import JsonFlag, err, escape, fail, mark, out, print_json, progress
 from kernloop.errors import HarnessError
-from kernloop.present import failure_json, outcome_json
+from kernloop.present import conclude, failure_json, outcome_json
 from kernloop.sched import replay as library
 from kernloop.verdict import exit_code
 
@@ -46,12 +46,12 @@ def again(path: Path, *, quiet: bool) -> dict[str, Any]:
         try:
             done = library.execute(path, record, say=say)
         except HarnessError as error:
-            record.judge(failure_json(library.SCHEMA, error, record.path))
+            conclude(record, failure_json(library.SCHEMA, error, record.path))
             raise
         code = exit_code(done.outcome.verdict)
         difference = {"differs": done.differs, "line": done.line, "was": done.was, "now": done.now}
         value = outcome_json(
             library.SCHEMA, record.path, done.outcome, exit_code=code, original=str(done.original), **difference
         )
-        record.judge(value)
+        conclude(record, value)
     return value

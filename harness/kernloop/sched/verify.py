@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +23,7 @@ from kernloop.sched import judge, programs
 from kernloop.sched.events import SuiteReader
 from kernloop.sched.judge import Judgement
 from kernloop.vm import cpio, guests, initramfs
-from kernloop.vm.argv import VirtualTime
+from kernloop.vm.argv import DEFAULT_SHIFT, VirtualTime
 from kernloop.vm.frames import run_request
 from kernloop.vm.handover import blob
 from kernloop.vm.initramfs import Payload
@@ -51,9 +51,10 @@ class Request:
     loader: str | None = None
     args: tuple[str, ...] = ()
     kernel: str = refs.DEFAULT
-    cpus: int = 2
+    topology: Topology = field(default_factory=Topology)
     memory: int = 512
     seed: int = 1
+    shift: int = DEFAULT_SHIFT
     tests: tuple[str, ...] = ()
     timeout: float = 300.0
 
@@ -88,7 +89,11 @@ def execute(
     say(f"starting {kernel.release} in virtual time")
     reader = SuiteReader(on_event)
     guest = guests.micro(
-        kernel, Topology(request.cpus), request.memory, virtual=VirtualTime(), files=programs.payloads(kit)
+        kernel,
+        request.topology,
+        request.memory,
+        virtual=VirtualTime(request.shift),
+        files=programs.payloads(kit),
     )
     with (run.path / "events.jsonl").open("wb") as events, (run.path / "stderr").open("wb") as errors:
 

@@ -22,7 +22,7 @@ from kernloop import runs
 from kernloop.errors import HarnessError
 from kernloop.host import progress
 from kernloop.kernel import refs
-from kernloop.present import outcome_json
+from kernloop.present import conclude, outcome_json
 from kernloop.runs import Run
 from kernloop.verdict import Outcome, Verdict, exit_code
 from kernloop.vm import saved, wire
@@ -90,7 +90,8 @@ async def _live(request: VmRequest, run: Run) -> None:
             if end is End.PANIC:
                 await session.hold()
     outcome = _judge(guest, session, end, server)
-    run.judge(outcome_json(SCHEMA, run.path, outcome, exit_code=exit_code(outcome.verdict), name=request.name))
+    value = outcome_json(SCHEMA, run.path, outcome, exit_code=exit_code(outcome.verdict), name=request.name)
+    conclude(run, value)
     if server is None:
         raise HarnessError(f"{outcome.verdict}: {outcome.summary}", hint=outcome.next, evidence=run.path)
 
