@@ -29,13 +29,15 @@ def values(words: list[str], option: str) -> list[str]:
 def test_virtual_time_counts_instructions_and_takes_nothing_from_the_host() -> None:
     words = argv(MachineSpec(virtual_time=VirtualTime(shift=4)))
     assert values(words, "-icount") == ["shift=4,sleep=off,align=off"]
-    assert values(words, "-accel") == ["tcg,thread=single"]
+    assert values(words, "-accel") == ["tcg,thread=single,tb-size=1024"]
     assert values(words, "-rtc") == ["base=2020-01-01,clock=vm"]
     assert values(words, "-cpu") == ["max,-rdrand,-rdseed"]
 
 
 def test_virtual_time_is_never_kvm() -> None:
-    assert values(argv(MachineSpec(accelerator="kvm", virtual_time=VirtualTime())), "-accel") == ["tcg,thread=single"]
+    assert values(argv(MachineSpec(accelerator="kvm", virtual_time=VirtualTime())), "-accel") == [
+        "tcg,thread=single,tb-size=1024"
+    ]
 
 
 def test_tcg_has_one_thread_for_more_corrupt_static_keys() -> None:

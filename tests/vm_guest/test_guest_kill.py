@@ -49,12 +49,12 @@ def command_runs() -> bool:
 
 STAGES: dict[str, Callable[[], bool]] = {
     "run directory made": happened("start"),
-    "boot begun": happened("boot"),
+    "restore begun": happened("restore"),
     "QEMU just started": happened("qemu-started"),
     "guest up": happened("guest-up"),
     "command running": command_runs,
 }
-QEMU_STAGES = [name for name in STAGES if name not in ("run directory made", "boot begun")]
+QEMU_STAGES = [name for name in STAGES if name not in ("run directory made", "restore begun")]
 
 
 def reach(stage: str) -> Path:
@@ -65,7 +65,7 @@ def reach(stage: str) -> Path:
 
 
 def qemu_of(run: Path) -> int:
-    return next(int(entry["pid"]) for entry in events_of(run) if entry["event"] == "qemu-started")
+    return [int(entry["pid"]) for entry in events_of(run) if entry["event"] == "qemu-started"][-1]
 
 
 def check_nothing_left(run: Path) -> None:
@@ -73,7 +73,7 @@ def check_nothing_left(run: Path) -> None:
     until(lambda: not processes_naming(run), CLEANED, f"processes of {run.name} gone")
     pids = [int(entry["pid"]) for entry in events_of(run) if "pid" in entry]
     until(lambda: not any(alive(pid) for pid in pids), CLEANED, f"processes {pids} gone")
-    until(lambda: not (run / "initramfs").exists(), CLEANED, "the guest's initramfs removed")
+    until(lambda: not (run / "payload").exists(), CLEANED, "the guest's payload removed")
     assert not [file for file in run.rglob("*") if stat.S_ISSOCK(file.lstat().st_mode)]
     cache = cache_dir()
     assert not list(cache.glob("*/.*.staging"))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
@@ -19,9 +19,10 @@ from kernloop.kernel.refs import DEFAULT
 from kernloop.present import failure_json, outcome_json
 from kernloop.runs import REPORT
 from kernloop.verdict import Outcome, Verdict, guest_exit_code
+from kernloop.vm import recipe, topology
 from kernloop.vm import run as library
-from kernloop.vm import topology
 from kernloop.vm.argv import DEFAULT_SHIFT
+from kernloop.vm.share import Share
 
 # How much of the command's output the JSON object carries; the files have all of it.
 _TAIL = 8192
@@ -47,6 +48,11 @@ def run(
     shift: Annotated[
         int, typer.Option(min=0, max=10, help="In virtual time an instruction takes 2**SHIFT ns.")
     ] = DEFAULT_SHIFT,
+    repeat: Annotated[
+        int, typer.Option(min=1, help="With --seed: run it so often, and fail (125) unless all are the same.")
+    ] = 1,
+    backend: Annotated[str, typer.Option(help="micro: busybox only. vng: this machine's user space.")] = "micro",
+    writable: Annotated[bool, typer.Option("--writable", help="A vng guest may write to this folder.")] = False,
     cold: Annotated[bool, typer.Option("--cold", help="Boot, do not restore the snapshot of a boot.")] = False,
     junit: JUnitOption = None,
     as_json: JsonFlag = False,
@@ -56,6 +62,8 @@ def run(
     120: the kernel crashed. 124: the deadline passed. 125: kernloop or QEMU failed.
     """
     try:
+        if repeat > 1 and seed is None:
+            raise UsageError("--repeat compares runs in virtual time", hint="add --seed 1")
         subject = " ".join(command)
         with results(junit, "run", subject) as tell:
             size = mebibytes(memory)
@@ -70,9 +78,11 @@ def run(
                 seed,
                 shift,
                 cold,
+                backend,
+                Share(Path.cwd(), writable),
             )
             with runs.create("run", library.SCHEMA, {"subject": subject, **asdict(request)}) as record:
-                code = _run(request, record, as_json, tell)
+                code = _run(request, record, as_json, tell, repeat)
     except HarnessError as error:
         raise fail(error, as_json=as_json, schema=library.SCHEMA) from None
     raise typer.Exit(code)
@@ -90,7 +100,7 @@ def mebibytes(text: str) -> int:
     return value
 
 
-def _run(request: library.Request, record: runs.Run, as_json: bool, tell: Tell | None) -> int:
+def _run(request: library.Request, record: runs.Run, as_json: bool, tell: Tell | None, repeat: int) -> int:
     def to(stream: BinaryIO) -> Callable[[bytes], None]:
         def write(data: bytes) -> None:
             if not as_json:
@@ -114,15 +124,40 @@ def _run(request: library.Request, record: runs.Run, as_json: bool, tell: Tell |
         record.path,
         outcome,
         exit_code=code,
+        seed=request.seed,
+        recipe=runs.read_json(record.path / recipe.FILE),
         stdout=_tail(record.path / "stdout"),
         stderr=_tail(record.path / "stderr"),
     )
+    if repeat > 1:
+        value = _repeated(value, record, repeat)
+        code = value["exit_code"]
     finish(record, value, tell)
     if as_json:
         print_json(value)
+    elif repeat > 1:
+        err.print(f"kernloop: {mark(value['verdict'])}: {escape(value['summary'])}")
     elif (outcome.verdict is not Verdict.PASS and code != outcome.exit_status) or outcome.exit_status == 127:
         explain(outcome, record.path)
     return code
+
+
+# `value` when all further runs are the same as the first, otherwise what was not.
+def _repeated(value: dict[str, Any], record: runs.Run, times: int) -> dict[str, Any]:
+    from kernloop.cli.replay import again
+
+    for number in range(2, times + 1):
+        other = again(record.path, quiet=True)
+        if other["verdict"] != Verdict.PASS:
+            return {
+                **value,
+                "verdict": Verdict.INCONCLUSIVE.value,
+                "summary": f"run {number} of {times} is not like the first: {other['summary']}",
+                "next": f"compare {record.path} with {other['run']}",
+                "exit_code": 125,
+                "repeated": number,
+            }
+    return {**value, "summary": f"{value['summary']}; {times} runs, all the same byte by byte", "repeated": times}
 
 
 def explain(outcome: Outcome, path: Path) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from kernloop import runs
 from kernloop.cli.output import JsonFlag, escape, fail, mark, out, print_json
 from kernloop.errors import HarnessError
+from kernloop.vm import snapshots
 
 app = typer.Typer(help="Run directories: all evidence of every run.", no_args_is_help=True)
 
@@ -76,18 +77,21 @@ def show(
 @app.command()
 def gc(
     keep: Annotated[int, typer.Option(min=0, help="How many of the newest finished runs to keep.")] = 50,
+    boots: Annotated[bool, typer.Option("--boots", help="Also the snapshots of boots; they are made anew.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove old runs; one that is still under way is never touched."""
+    """Remove old runs; what is in use is never touched."""
     gone = runs.collect(keep=keep, dry_run=dry_run)
     freed = sum(run.size for run in gone)
+    frozen = snapshots.trim(keep=0, dry_run=dry_run) if boots else []
+    freed += sum(one.size for one in frozen)
     if as_json:
-        print_json(
-            {"schema": "kernloop.runs-gc/1", "removed": [run.id for run in gone], "bytes": freed, "dry_run": dry_run}
-        )
+        names = {"removed": [run.id for run in gone], "boots": [one.path.name for one in frozen]}
+        print_json({"schema": "kernloop.runs-gc/1", **names, "bytes": freed, "dry_run": dry_run})
     else:
-        out.print(f"{'would remove' if dry_run else 'removed'} {len(gone)} runs, {freed >> 10} KiB")
+        also = f", {len(frozen)} snapshots of boots" if boots else ""
+        out.print(f"{'would remove' if dry_run else 'removed'} {len(gone)} runs{also}, {freed >> 10} KiB")
 
 
 def _page(path: Path, as_json: bool) -> Path:

@@ -37,6 +37,7 @@ VERBS = {
     "kernel": Verb("kernel:app", "Kernels by reference: what there is, fetching, facts."),
     "run": Verb("run:run", "Boot a kernel, run a command in it, and exit as the command did.", takes_command=True),
     "verify": Verb("verify:verify", "Verify a sched_ext scheduler: compile, load, test in virtual time, judge."),
+    "replay": Verb("replay:replay", "Repeat a run that was in virtual time, and compare it byte by byte."),
     "vm": Verb("vm:app", "VMs that live on between calls: start, exec, console, snapshot, ssh, stop."),
     "mcp": Verb("mcp:mcp", "Serve an agent by MCP, over stdio; skills install sets it up."),
     "runs": Verb("runs:app", "Run directories: all evidence of every run."),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,9 @@ from kernloop.runs import REPORT
 from kernloop.sched import verify as library
 from kernloop.sched.judge import Judgement
 from kernloop.verdict import exit_code
+from kernloop.vm import recipe
+from kernloop.vm.argv import DEFAULT_SHIFT
+from kernloop.vm.topology import parse_cpus
 
 
 def verify(
@@ -30,9 +34,10 @@ def verify(
         typer.Option(help="A scheduler with its own loader: a program, or kernel:scx_qmap from the kernel's source."),
     ] = None,
     kernel: Annotated[str, typer.Option(help="debian:7.2, debian:newest, host, path:BZIMAGE.")] = DEFAULT,
-    cpus: Annotated[int, typer.Option(min=2, max=64, help="vCPUs.")] = 2,
+    cpus: Annotated[str, typer.Option(help="vCPUs: 4, or 8,sockets=2,cores=2,threads=2.")] = "2",
     memory: Annotated[str, typer.Option(help="Guest memory: MiB, or with a unit, as in 2G.")] = "512M",
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another interleaving, each repeatable.")] = 1,
+    shift: Annotated[int, typer.Option(min=0, max=10, help="An instruction takes 2**SHIFT ns.")] = DEFAULT_SHIFT,
     tests: Annotated[
         str, typer.Option(help="Only these, by commas; all but wakeup by default: " + ",".join(library.TESTS))
     ] = "",
@@ -53,13 +58,14 @@ def verify(
                 loader,
                 tuple(words),
                 kernel,
-                cpus,
+                parse_cpus(cpus),
                 mebibytes(memory),
                 seed,
+                shift,
                 tuple(name for name in tests.split(",") if name),
                 timeout,
             )
-            with runs.create("verify", library.SCHEMA, {"subject": subject, **vars(request)}) as record:
+            with runs.create("verify", library.SCHEMA, {"subject": subject, **asdict(request)}) as record:
                 code = _verify(request, record, as_json, tell)
     except HarnessError as error:
         raise fail(error, as_json=as_json, schema=library.SCHEMA) from None
@@ -75,7 +81,7 @@ def _verify(request: library.Request, record: runs.Run, as_json: bool, tell: Tel
             raise
     outcome = judgement.outcome
     code = exit_code(outcome.verdict)
-    more = details(judgement)
+    more = {"recipe": runs.read_json(record.path / recipe.FILE), **details(judgement)}
     value = outcome_json(library.SCHEMA, record.path, outcome, exit_code=code, seed=request.seed, **more)
     finish(record, value, tell)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kernloop.cli import vm_console, vm_exec
+from kernloop.cli import vm_console, vm_exec, vm_ssh
 from kernloop.cli.output import JsonFlag, err, escape, mark, out, print_json, progress
 from kernloop.cli.run import mebibytes
 from kernloop.cli.vm_shared import NameArgument, told
@@ -22,19 +22,7 @@ app = typer.Typer(
     help="VMs that live on between calls: start, exec, console, snapshot, ssh, stop.", no_args_is_help=True
 )
 
-app.command("exec")(vm_exec.exec_)
-app.command()(vm_exec.job)
-app.command()(vm_exec.push)
-app.command()(vm_exec.pull)
-app.command()(vm_console.console)
-app.command()(vm_console.wait)
-app.command()(vm_console.sysrq)
-app.command()(vm_console.nmi)
-app.command()(vm_console.pause)
-app.command()(vm_console.resume)
 
-
-@app.command()
 def start(
     name: Annotated[str, typer.Option(help="How to call it; made up if not given.")] = "",
     backend: Annotated[str, typer.Option(help="micro: busybox only. vng: this machine's user space.")] = "micro",
@@ -51,6 +39,7 @@ def start(
         int, typer.Option(min=0, max=10, help="In virtual time an instruction takes 2**SHIFT ns.")
     ] = DEFAULT_SHIFT,
     cold: Annotated[bool, typer.Option("--cold", help="Boot, do not restore the snapshot of a boot.")] = False,
+    writable: Annotated[bool, typer.Option("--writable", help="A vng guest may write to this folder.")] = False,
     idle: Annotated[float, typer.Option(min=1, help="Stop after so many seconds without use.")] = IDLE_SECONDS,
     as_json: JsonFlag = False,
 ) -> None:
@@ -60,7 +49,18 @@ def start(
         size = mebibytes(memory)
         shape = topology.numa(topology.parse_cpus(cpus), size, tuple(numa or ()), tuple(distance or ()))
         request = VmRequest(
-            name, backend, kernel, shape, size, tuple(append or ()), seed, shift, cold, idle, folder=str(Path.cwd())
+            name,
+            backend,
+            kernel,
+            shape,
+            size,
+            tuple(append or ()),
+            seed,
+            shift,
+            cold,
+            idle,
+            folder=str(Path.cwd()),
+            writable=writable,
         )
         _start(request, as_json, schema)
 
@@ -76,7 +76,6 @@ def _start(request: VmRequest, as_json: bool, schema: str) -> None:
         err.print(f"  [bold]next:[/] kernloop vm exec {escape(vm.name)} -- uname -a")
 
 
-@app.command("list")
 def list_(as_json: JsonFlag = False) -> None:
     """The VMs that run, as they are now."""
     found = client.listing()
@@ -104,7 +103,6 @@ def list_(as_json: JsonFlag = False) -> None:
     out.print(table if found else "no VM runs; kernloop vm start")
 
 
-@app.command()
 def dump(
     name: NameArgument,
     path: Annotated[Path | None, typer.Argument(help="The file; in the run directory if not given.")] = None,
@@ -119,13 +117,12 @@ def dump(
             out.print(f"{escape(done['path'])}  {done['format']}  {done['bytes'] >> 20} MiB")
 
 
-@app.command()
 def snapshot(
     name: NameArgument,
     tag: Annotated[str, typer.Argument(help="How to call what is saved.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Save a VM as it is, to start any number of others from it; it goes on."""
+    """Save a VM as it is, to start others from it; it goes on."""
     with told(as_json, "kernloop.vm-snapshot/1"):
         done = client.find(name).snapshot(tag)
         if as_json:
@@ -135,7 +132,6 @@ def snapshot(
             err.print(f"  [bold]next:[/] kernloop vm restore {escape(tag)}")
 
 
-@app.command()
 def restore(
     tag: Annotated[str, typer.Argument(help="A saved VM, as in kernloop vm snapshots.")],
     name: Annotated[str, typer.Option(help="How to call the new VM; made up if not given.")] = "",
@@ -148,7 +144,6 @@ def restore(
         _start(VmRequest(name, tag=tag, idle=idle), as_json, "kernloop.vm-start/1")
 
 
-@app.command()
 def snapshots(
     remove: Annotated[str, typer.Option(help="Remove this one.")] = "",
     as_json: JsonFlag = False,
@@ -168,7 +163,6 @@ def snapshots(
         out.print("no VM is saved; kernloop vm snapshot NAME TAG")
 
 
-@app.command()
 def stop(
     names: Annotated[list[str] | None, typer.Argument(help="The VMs.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that run.")] = False,
@@ -198,3 +192,24 @@ def _row(info: client.VmInfo) -> dict[str, Any]:
 
 def _seconds(info: client.VmInfo) -> str:
     return "  ".join(f"{name} {seconds:.2f} s" for name, seconds in info.facts["times"].items())
+
+
+# As `kernloop vm --help` shows them.
+app.command()(start)
+app.command("list")(list_)
+app.command("exec")(vm_exec.exec_)
+app.command()(vm_exec.job)
+app.command()(vm_console.console)
+app.command()(vm_console.wait)
+app.command()(vm_exec.push)
+app.command()(vm_exec.pull)
+app.command()(vm_ssh.ssh)
+app.command()(snapshot)
+app.command()(restore)
+app.command()(snapshots)
+app.command()(dump)
+app.command()(vm_console.sysrq)
+app.command()(vm_console.nmi)
+app.command()(vm_console.pause)
+app.command()(vm_console.resume)
+app.command()(stop)

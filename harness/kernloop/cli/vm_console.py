@@ -24,7 +24,7 @@ def console(
     follow: Annotated[bool, typer.Option("--follow", help="Go on as it comes, until the VM ends.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """The VM's serial console, by cursor."""
+    """The VM's serial console."""
     schema = "kernloop.vm-console/1"
     with told(as_json, schema):
         vm = client.find(name)
@@ -64,7 +64,10 @@ def wait(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait.")] = 50.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Wait for a console line, a report of the kernel, or the VM's end. Exits 124 when it did not come in time."""
+    """Wait for a console line, a kernel report, or the end.
+
+    Exits 124 when it did not come in time.
+    """
     schema = "kernloop.vm-wait/1"
     with told(as_json, schema):
         vm = client.find(name)
@@ -88,14 +91,17 @@ def sysrq(
     keys: Annotated[str, typer.Argument(help="l CPUs' backtraces, w blocked tasks, t all tasks, c crash, ...")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Magic SysRq by the serial console; works while the guest's user space hangs."""
+    """Magic SysRq: works while user space hangs."""
     with told(as_json, "kernloop.vm-sysrq/1"):
         cursor = client.find(name).sysrq(keys)
         answer_at(name, cursor, as_json, "kernloop.vm-sysrq/1")
 
 
 def nmi(name: NameArgument, as_json: JsonFlag = False) -> None:
-    """An NMI: the kernel panics with a backtrace, even one whose interrupts are off."""
+    """An NMI: the kernel panics with a backtrace.
+
+    Even one whose interrupts are off.
+    """
     with told(as_json, "kernloop.vm-nmi/1"):
         answer_at(name, client.find(name).nmi(), as_json, "kernloop.vm-nmi/1")
 

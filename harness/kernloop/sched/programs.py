@@ -7,8 +7,12 @@ from pathlib import Path
 
 from kernloop.kernel.source import BpfKit
 from kernloop.vm import guest_programs
+from kernloop.vm.initramfs import Payload
 
-__all__ = ["loader", "suite"]
+__all__ = ["FOLDER", "loader", "payloads", "suite"]
+
+# Where our programs lie in the guest.
+FOLDER = "/kl"
 
 _GUEST = Path(__file__).parent / "guest"
 _LOADER = ("scxload.c", "btfwalk.c", "json.c")
@@ -29,3 +33,8 @@ def suite() -> Path:
     return guest_programs.build(
         "scxsuite", sorted(set(_GUEST.glob("*.c")) - {_GUEST / "scxload.c", _GUEST / "btfwalk.c"}), flags=["-pthread"]
     )
+
+
+def payloads(kit: BpfKit) -> list[Payload]:
+    """What each guest that verifies a scheduler has in its initramfs."""
+    return [Payload(suite(), f"{FOLDER}/scxsuite"), Payload(loader(kit), f"{FOLDER}/scxload")]

@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,11 +23,11 @@ from kernloop.sched import judge, programs
 from kernloop.sched.events import SuiteReader
 from kernloop.sched.judge import Judgement
 from kernloop.vm import cpio, guests, initramfs
-from kernloop.vm.argv import VirtualTime
+from kernloop.vm.argv import DEFAULT_SHIFT, VirtualTime
 from kernloop.vm.frames import run_request
 from kernloop.vm.handover import blob
 from kernloop.vm.initramfs import Payload
-from kernloop.vm.session import GUEST_ENV, Command, watch
+from kernloop.vm.session import GUEST_ENV, Command, attend, watch
 from kernloop.vm.topology import Topology
 
 __all__ = ["SCHEMA", "TESTS", "Request", "execute"]
@@ -37,7 +37,6 @@ TESTS = ("idle", "saturation", "fork-storm", "affinity-storm", "wakeup", "reload
 # On a busy host two runs of `wakeup`, which has thousands of idle moments, were seen to differ by a tick; why is not
 # known yet. Until it is, the verdict that anyone can repeat bit for bit is one without it.
 _BY_DEFAULT = tuple(name for name in TESTS if name != "wakeup")
-_GUEST = "/kl"
 _KERNELS_OWN = "kernel:"
 
 
@@ -52,9 +51,10 @@ class Request:
     loader: str | None = None
     args: tuple[str, ...] = ()
     kernel: str = refs.DEFAULT
-    cpus: int = 2
+    topology: Topology = field(default_factory=Topology)
     memory: int = 512
     seed: int = 1
+    shift: int = DEFAULT_SHIFT
     tests: tuple[str, ...] = ()
     timeout: float = 300.0
 
@@ -83,13 +83,18 @@ def execute(
     if isinstance(words, Judgement):
         return words
     tests = ["--tests", ",".join(request.tests or _BY_DEFAULT)]
-    job = run_request([f"{_GUEST}/scxsuite", *tests, "--", *words], cwd="/root", env=GUEST_ENV)
+    job = run_request([f"{programs.FOLDER}/scxsuite", *tests, "--", *words], cwd="/root", env=GUEST_ENV)
     payload = blob(initramfs.payload(files, extra=[cpio.regular("kl/job", job)]), seed=request.seed)
     built = run.elapsed - began
     say(f"starting {kernel.release} in virtual time")
     reader = SuiteReader(on_event)
-    ours = [Payload(programs.suite(), f"{_GUEST}/scxsuite"), Payload(programs.loader(kit), f"{_GUEST}/scxload")]
-    guest = guests.micro(kernel, Topology(request.cpus), request.memory, virtual=VirtualTime(), files=ours)
+    guest = guests.micro(
+        kernel,
+        request.topology,
+        request.memory,
+        virtual=VirtualTime(request.shift),
+        files=programs.payloads(kit),
+    )
     with (run.path / "events.jsonl").open("wb") as events, (run.path / "stderr").open("wb") as errors:
 
         def stdout(data: bytes) -> None:
@@ -97,7 +102,7 @@ def execute(
             reader.feed(data)
 
         command = Command((), request.timeout, stdout, lambda data: _write(errors, data))
-        watched = asyncio.run(watch(guest, payload, run, command))
+        watched = asyncio.run(watch(attend(guest, payload, run), run, command, real_time=False))
     return judge.judge(kernel, run, watched, reader, deadline=request.timeout, build_seconds=built)
 
 
@@ -160,5 +165,5 @@ def _loader(request: Request, kernel: Kernel, kit: BpfKit, run: Run) -> tuple[li
             return judge.build_failed(request.subject, kernel, run, built), []
     # The object keeps its own name in the guest: messages then say what the user calls it.
     name = request.subject.name.removesuffix(".c").removesuffix(".o").removesuffix(".bpf") + ".bpf.o"
-    guest = f"{_GUEST}/{name}"
-    return [f"{_GUEST}/scxload", guest], [Payload(target, guest)]
+    guest = f"{programs.FOLDER}/{name}"
+    return [f"{programs.FOLDER}/scxload", guest], [Payload(target, guest)]

@@ -8,7 +8,17 @@ from pathlib import Path
 
 from kernloop.vm.topology import Topology
 
-__all__ = ["DEFAULT_SHIFT", "Channels", "MachineSpec", "Start", "VirtualTime", "kernel_words", "qemu_argv"]
+__all__ = [
+    "DEFAULT_SHIFT",
+    "Channels",
+    "MachineSpec",
+    "Start",
+    "VirtualTime",
+    "attachments",
+    "handed_over",
+    "kernel_words",
+    "qemu_argv",
+]
 
 # A panic waits for the debugger (panic=0 is for ever; QEMU pauses on pvpanic's event). SysRq is let through. nokaslr
 # keeps addresses equal over runs; crypto self-tests and DAMON's statistics would only take CPU time from the boot.
@@ -102,7 +112,15 @@ def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, start: Start, channel
         *(("-initrd", str(start.initramfs)) if start.initramfs else ()),
         "-append",
         kernel_words(spec),
-        *_handed_over(start),
+        *handed_over(start),
+        *attachments(channels),
+        *(("-incoming", "defer") if start.incoming else ()),
+    ]
+
+
+def attachments(channels: Channels) -> list[str]:
+    """What makes any machine one that can be watched: console, agent, QMP, and a panic that is seen and pauses it."""
+    return [
         "-action",
         "panic=pause",
         "-device",
@@ -127,8 +145,20 @@ def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, start: Start, channel
         # A restored machine would announce itself to its network by a timer, which virtual time must not see.
         "-global",
         "migration.announce-rounds=0",
-        *(("-incoming", "defer") if start.incoming else ()),
     ]
+
+
+def handed_over(start: Start) -> list[str]:
+    """The fw_cfg items that init looks for."""
+    words = ["-fw_cfg", "name=opt/kernloop/freeze,string=1"] if start.freeze else []
+    if start.payload is not None:
+        words += ["-fw_cfg", f"name=opt/kernloop/payload,file={_escape(start.payload)}"]
+    return words
+
+
+# A full buffer of translated code is flushed, which ends the vCPUs' time slices; by default its size comes from the
+# host's memory. This much is never full in a guest's life, and only what is used takes memory.
+_CODE_MIB = 1024
 
 
 # Multi-threaded TCG corrupts static keys in every QEMU up to 11.1 (Oops: int3), hence thread=single.
@@ -136,7 +166,7 @@ def _timing(spec: MachineSpec) -> list[str]:
     if spec.virtual_time is not None:
         return [
             "-accel",
-            "tcg,thread=single",
+            f"tcg,thread=single,tb-size={_CODE_MIB}",
             "-cpu",
             "max,-rdrand,-rdseed",
             "-icount",
@@ -162,13 +192,6 @@ def _memory(spec: MachineSpec, start: Start) -> list[str]:
         words += ["-numa", f"node,nodeid={number}{cpus},memdev=ram{number}"]
     for a, b, far in spec.topology.distances:
         words += ["-numa", f"dist,src={a},dst={b},val={far}"]
-    return words
-
-
-def _handed_over(start: Start) -> list[str]:
-    words = ["-fw_cfg", "name=opt/kernloop/freeze,string=1"] if start.freeze else []
-    if start.payload is not None:
-        words += ["-fw_cfg", f"name=opt/kernloop/payload,file={_escape(start.payload)}"]
     return words
 
 

@@ -25,8 +25,9 @@ from typing import Any
 from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host import process
+from kernloop.host.cache import exclusive
 from kernloop.host.paths import runs_dir
-from kernloop.vm import copy, wire
+from kernloop.vm import copy, ssh, wire
 from kernloop.vm.request import VERB, VmRequest, live
 
 __all__ = [
@@ -49,6 +50,7 @@ _DUMP_SECONDS = 600.0
 _POLL_SECONDS = 0.05
 # What the supervisor may take on top of a deadline: SysRq to a guest that does not answer.
 _GRACE_SECONDS = 60.0
+_SSH_SECONDS = str(7 * 86400)
 
 
 def _ignore(data: bytes) -> None:
@@ -145,7 +147,7 @@ class VM:
         stdin: Iterable[bytes] | None = None,
         on_stdout: Callable[[bytes], None] = _ignore,
         on_stderr: Callable[[bytes], None] = _ignore,
-        cwd: str = "/root",
+        cwd: str = "",
         env: Mapping[str, str] | None = None,
         keep: int = 1 << 20,
     ) -> ExecResult:
@@ -174,7 +176,7 @@ class VM:
         argv: Sequence[str],
         *,
         timeout: float | None = None,
-        cwd: str = "/root",
+        cwd: str = "",
         env: Mapping[str, str] | None = None,
     ) -> int:
         """Start `argv`; the number of the job."""
@@ -263,6 +265,34 @@ class VM:
     def snapshot(self, tag: str) -> dict[str, Any]:
         """Save the VM under `tag`, to start others from it; it goes on. `tag` and `bytes`."""
         return self._ask("snapshot", seconds=_DUMP_SECONDS, tag=tag)
+
+    def ssh_config(self) -> Path:
+        """A configuration for `ssh -F PATH NAME`, scp and rsync; the first call puts the server into the guest.
+
+        Nothing listens anywhere: each connection is a command of this VM (kernloop.vm.ssh).
+        """
+        with exclusive(f"ssh-{self.run.name}", what="preparing ssh", seconds=120):
+            path = self.run / ssh.CONFIG
+            if not path.exists():
+                proxy = (
+                    sys.executable,
+                    "-m",
+                    "kernloop",
+                    "vm",
+                    "exec",
+                    "--stdin",
+                    "--timeout",
+                    _SSH_SECONDS,
+                    self.name,
+                )
+                made = ssh.write(self.run, self.name, (*proxy, "--", *ssh.BRIDGE))
+                try:
+                    done = self.exec(ssh.UNPACK, timeout=120, stdin=copy.pieces(ssh.archive(self.run)))
+                    self._must(done, "the ssh server cannot be put into the guest")
+                except BaseException:
+                    made.unlink()
+                    raise
+        return path
 
     def stop(self) -> dict[str, Any]:
         """End the VM; its run's verdict."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from kernloop.host import toolset
 from kernloop.kernel.kernel import Kernel
-from kernloop.vm import accel, initramfs
+from kernloop.vm import accel, initramfs, order
 from kernloop.vm.argv import MachineSpec, VirtualTime
+from kernloop.vm.guest import Guest
 from kernloop.vm.initramfs import Payload
-from kernloop.vm.session import Guest
 from kernloop.vm.topology import Topology
 
 __all__ = ["micro"]
@@ -29,4 +29,6 @@ def micro(
     tools = toolset.get()
     accelerator = "tcg" if virtual else accel.prove(kernel).name
     spec = MachineSpec(topology, memory, accelerator, virtual, append)
-    return Guest(tools.qemu, tools.id, tools.qemu_version, spec, kernel, initramfs.image(kernel, files))
+    qemu = order.qemu() if virtual else tools.qemu
+    made_by = f"{tools.id} {qemu.parent.name}"
+    return Guest(qemu, made_by, tools.qemu_version, spec, kernel, initramfs.image(kernel, files))

@@ -17,7 +17,7 @@ from kernloop.host.paths import cache_dir
 from kernloop.kernel.kernel import Kernel
 from kernloop.vm import cpio, guest_programs
 
-__all__ = ["Payload", "image", "payload"]
+__all__ = ["Payload", "host_root", "image", "payload"]
 
 # In the order of loading. virtio_console is what everything else talks through; pvpanic reports a panic to QEMU;
 # qemu_fw_cfg tells it where the kernel's vmcoreinfo is, which dumps carry.
@@ -32,6 +32,8 @@ _MODULES = (
     "pvpanic_pci",
     "qemu_fw_cfg",
 )
+# What a guest needs beside to have the host's user space as its root.
+_HOST_ROOT_MODULES = ("fuse", "virtiofs", "overlay")
 _FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "etc", "mnt", "var/run", "lib/modules")
 
 
@@ -73,12 +75,32 @@ def _base(kernel: Kernel) -> bytes:
         cpio.regular("etc/hosts", b"127.0.0.1 localhost kernloop\n"),
         *(cpio.directory(folder) for folder in _FOLDERS),
         *(cpio.symlink(f"bin/{applet}", "busybox") for applet in _applets() if applet != "busybox"),
-        *_modules(kernel),
+        *_modules(kernel, _MODULES),
     ]
     # libbpf reads the target's config from here when the kernel has no /proc/config.gz (__kconfig externs).
     if kernel.config_path is not None:
         entries.append(cpio.regular(f"boot/config-{kernel.release}", kernel.config_path.read_bytes()))
     return cpio.archive(entries)
+
+
+def host_root(kernel: Kernel) -> bytes:
+    """The archive with which a guest of `kernel` goes over to the host's user space: our init and modules, no more.
+
+    Raises SubjectError when the kernel cannot do that.
+    """
+    for symbol in ("VIRTIO_FS", "OVERLAY_FS"):
+        if kernel.has(symbol) is False:
+            raise SubjectError(
+                f"{kernel.ref} has no CONFIG_{symbol}, so it cannot share the host's user space",
+                hint="build it with CONFIG_VIRTIO_FS and CONFIG_OVERLAY_FS, or use --backend micro",
+            )
+    return cpio.archive(
+        [
+            cpio.regular("init", guest_programs.init().read_bytes(), 0o755),
+            cpio.device("dev/console", 5, 1),
+            *_modules(kernel, (*_MODULES, *_HOST_ROOT_MODULES)),
+        ]
+    )
 
 
 def payload(files: Sequence[Payload], *, extra: Iterable[cpio.Entry] = ()) -> bytes:
@@ -105,15 +127,15 @@ def _read(host: Path, guest: str) -> cpio.Entry:
         raise UsageError(f"cannot read {host}: {error.strerror}", hint="name files that are there") from None
 
 
-def _modules(kernel: Kernel) -> list[cpio.Entry]:
+def _modules(kernel: Kernel, names: Sequence[str]) -> list[cpio.Entry]:
     found = []
-    for number, name in enumerate(_MODULES):
+    for number, name in enumerate(names):
         data = kernel.module(name)
         if data is not None:
             found.append(cpio.regular(f"kl/modules/{number:02d}-{name}.ko", data))
         elif name == "virtio_console" and kernel.has("VIRTIO_CONSOLE") is False:
             raise SubjectError(
-                f"{kernel.ref} has no virtio console, so a micro-VM of it cannot be talked to",
+                f"{kernel.ref} has no virtio console, so a guest of it cannot be talked to",
                 hint="build it with CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_CONSOLE",
             )
     return found

@@ -45,7 +45,8 @@ class Result:
 class LiveJob:
     """One command; its output goes to `folder`/stdout and stderr, 64 MiB of each at most, and to `on_bytes`."""
 
-    def __init__(self, session: Session, number: int, argv: list[str]) -> None:
+    def __init__(self, session: Session, vm: str, number: int, argv: list[str]) -> None:
+        self.vm = vm
         self.number = number
         self.argv = argv
         self.session = session
@@ -117,7 +118,7 @@ class LiveJob:
         )
         status = job.done.result() if job.done.done() else None
         crash = _crash(new)
-        console = f"kernloop vm console {session.run.id}"
+        console = f"kernloop vm console {self.vm}"
         if crash or end is End.PANIC:
             verdict = Verdict.PANIC if end is End.PANIC else Verdict.OOPS
             what = crash.title if crash else "the kernel panicked; the console does not say where"
@@ -137,7 +138,7 @@ class LiveJob:
                 verdict=Verdict.COMMAND_FAILED,
                 summary=f"cannot run {status}",
                 status=127,
-                next="is it in the guest? kernloop vm push NAME FILE /root/",
+                next=f"is it in the guest? kernloop vm push {self.vm} FILE /root/",
             )
         elif status:
             how = f"signal {-status}" if status < 0 else f"exit {status}"

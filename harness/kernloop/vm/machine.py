@@ -316,11 +316,17 @@ class Machine:
 
 @contextlib.asynccontextmanager
 async def start(
-    make_argv: Callable[[Channels], list[str]], folder: Path, on_console: Callable[[str], None]
+    make_argv: Callable[[Channels], list[str]],
+    folder: Path,
+    on_console: Callable[[str], None],
+    *,
+    env: Mapping[str, str] | None = None,
+    inherit: Sequence[int] = (),
 ) -> AsyncIterator[Machine]:
     """Start the QEMU of `make_argv`; its console goes to `folder`/console.log as it comes, its argv to `folder`/argv.
 
-    QEMU dies with the block. Raises HarnessError when it cannot be started.
+    The argv may name descriptors in `inherit` beside the channels'. QEMU dies with the block. Raises HarnessError when
+    it cannot be started.
     """
     async with contextlib.AsyncExitStack() as stack:
         qmp, their_qmp = (stack.enter_context(end) for end in socket.socketpair())
@@ -341,7 +347,8 @@ async def start(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr.fileno(),
-                pass_fds=[*channels.console, *channels.agent, channels.qmp],
+                pass_fds=[*channels.console, *channels.agent, channels.qmp, *inherit],
+                env=env,
             )
         stack.callback(process.end_group, started)
         stack.enter_context(owned.group(started.pid))

@@ -18,14 +18,13 @@ from kernloop.host.cache import exclusive
 from kernloop.host.paths import runs_dir
 from kernloop.kernel import refs
 from kernloop.vm.argv import DEFAULT_SHIFT
-from kernloop.vm.topology import Node, Topology
+from kernloop.vm.topology import Topology, of_json
 
 __all__ = ["IDLE_SECONDS", "VERB", "VmRequest", "check_name", "live", "reserved"]
 
 VERB = "vm"
 IDLE_SECONDS = 1800.0
 _MOST_VMS = 16
-_BACKENDS = ("micro", "vng")
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class VmRequest:
     """A VM to start; `memory` in MiB, `idle` seconds without a client or a command until it stops.
 
     With `seed` it runs in virtual time. `tag` is a saved VM to start from, whose machine it gets.
-    `folder` is the directory that a vng guest shares.
+    `folder` is the directory that a vng guest shares, for it to write to if `writable`.
     """
 
     name: str = ""
@@ -48,6 +47,7 @@ class VmRequest:
     idle: float = IDLE_SECONDS
     tag: str = ""
     folder: str = ""
+    writable: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,12 +55,7 @@ class VmRequest:
     @classmethod
     def of_json(cls, value: dict[str, Any]) -> VmRequest:
         """What `as_json` gave, after a trip through JSON."""
-        topology = dict(value["topology"])
-        topology["nodes"] = tuple(
-            Node(tuple(node["cpus"]) if node["cpus"] else None, node["memory"]) for node in topology["nodes"]
-        )
-        topology["distances"] = tuple(tuple(distance) for distance in topology["distances"])
-        return cls(**{**value, "topology": Topology(**topology), "append": tuple(value["append"])})
+        return cls(**{**value, "topology": of_json(value["topology"]), "append": tuple(value["append"])})
 
 
 def check_name(name: str, what: str) -> None:
@@ -82,8 +77,6 @@ def reserved(request: VmRequest) -> Iterator[str]:
 
     Raises UsageError for a name that is taken, HarnessError when this machine has enough VMs or too little memory.
     """
-    if request.backend not in _BACKENDS:
-        raise UsageError(f"there is no backend {request.backend!r}", hint=" or ".join(_BACKENDS))
     if request.name:
         check_name(request.name, "VM")
     with exclusive("vms", what="starting a VM", seconds=60):

@@ -14,12 +14,14 @@ from kernloop.kernel import refs
 from kernloop.kernel.kernel import Kernel
 from kernloop.runs import Run
 from kernloop.verdict import Outcome, Verdict
-from kernloop.vm import cpio, guests, initramfs
+from kernloop.vm import cpio, initramfs, session
 from kernloop.vm.argv import DEFAULT_SHIFT, VirtualTime
+from kernloop.vm.backends import backend
 from kernloop.vm.frames import run_request
 from kernloop.vm.handover import blob
 from kernloop.vm.judge import judge_machine, reports, unjudged
-from kernloop.vm.session import GUEST_ENV, Command, Watched, watch
+from kernloop.vm.session import Watched
+from kernloop.vm.share import Share
 from kernloop.vm.topology import Topology
 
 __all__ = ["SCHEMA", "Request", "execute"]
@@ -33,7 +35,8 @@ _KEPT_BYTES = 64 << 20
 class Request:
     """What to run where; `timeout` in seconds counts from the command's start, `memory` in MiB.
 
-    With `seed` the guest runs in virtual time, 2**`shift` ns an instruction. `cold` boots instead of restoring.
+    With `seed` the guest runs in virtual time, 2**`shift` ns an instruction. `cold` boots instead of restoring. A vng
+    guest shares `share`.
     """
 
     argv: tuple[str, ...]
@@ -46,6 +49,8 @@ class Request:
     seed: int | None = None
     shift: int = DEFAULT_SHIFT
     cold: bool = False
+    backend: str = "micro"
+    share: Share | None = None
 
 
 def execute(
@@ -58,7 +63,7 @@ def execute(
 ) -> Outcome:
     """Run it. `say` gets a word on what is being done. Raises HarnessError for what fails before QEMU runs."""
     # What the caller got wrong is said before anything large is fetched.
-    job = run_request(request.argv, cwd="/root", env=GUEST_ENV)
+    job = run_request(request.argv, cwd="/root", env=session.GUEST_ENV)
     files = [initramfs.Payload(file, f"/root/{file.name}") for file in request.files]
     virtual = None if request.seed is None else VirtualTime(request.shift)
     # In virtual time the job is handed over with the files: a message would come at a time of the host's.
@@ -66,7 +71,15 @@ def execute(
     archive = initramfs.payload(files, extra=extra) if files or extra else b""
     say("finding the kernel")
     kernel = refs.resolve(request.kernel)
-    guest = guests.micro(kernel, request.topology, request.memory, append=request.append, virtual=virtual)
+    made = backend(
+        request.backend,
+        kernel,
+        request.topology,
+        request.memory,
+        append=request.append,
+        virtual=virtual,
+        share=request.share,
+    )
     say(f"starting {kernel.release}")
     with ExitStack() as stack:
         keep = {name: stack.enter_context((run.path / name).open("wb")) for name in ("stdout", "stderr")}
@@ -85,10 +98,16 @@ def execute(
 
             return take
 
-        command = Command(
-            () if virtual else request.argv, request.timeout, tee("stdout", on_stdout), tee("stderr", on_stderr)
+        command = session.Command(
+            () if virtual else request.argv,
+            request.timeout,
+            tee("stdout", on_stdout),
+            tee("stderr", on_stderr),
+            made.cwd,
+            made.env,
         )
-        watched = asyncio.run(watch(guest, blob(archive, seed=request.seed), run, command, cold=request.cold))
+        started = made.attend(blob(archive, seed=request.seed), run, cold=request.cold)
+        watched = asyncio.run(session.watch(started, run, command, real_time=virtual is None))
     return _judge(request, kernel, run, watched)
 
 

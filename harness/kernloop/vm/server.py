@@ -15,10 +15,11 @@ from typing import Any
 
 from kernloop.errors import HarnessError, UsageError
 from kernloop.vm import dump, saved, wire
+from kernloop.vm.backends import Backend
 from kernloop.vm.frames import run_request
 from kernloop.vm.jobs import LiveJob, Result
 from kernloop.vm.request import VmRequest
-from kernloop.vm.session import GUEST_ENV, End, Guest, Session
+from kernloop.vm.session import End, Session
 
 __all__ = ["Server"]
 
@@ -32,10 +33,11 @@ class Server:
     """Serves one guest. `news` is set at each line of the console, `stopped` by whoever wants the VM to end."""
 
     def __init__(
-        self, request: VmRequest, guest: Guest, session: Session, news: asyncio.Event, stopped: asyncio.Event
+        self, request: VmRequest, made: Backend, session: Session, news: asyncio.Event, stopped: asyncio.Event
     ) -> None:
         self.request = request
-        self.guest = guest
+        self.guest = made.guest
+        self._made = made
         self.session = session
         self.why = "stopped by a signal"
         self._news = news
@@ -164,7 +166,8 @@ class Server:
     ) -> dict[str, Any]:
         self._must_run()
         argv, background = message["argv"], message["background"]
-        env = {**GUEST_ENV, **message["env"]}
+        env = {**self._made.env, **message["env"]}
+        message["cwd"] = message["cwd"] or self._made.cwd
         run_request(argv, cwd=message["cwd"], env=env)
         job = await self._begun(argv, message, env)
         end = asyncio.create_task(job.follow(message["timeout"]))
@@ -198,7 +201,7 @@ class Server:
     async def _begun(self, argv: list[str], message: dict[str, Any], env: dict[str, str]) -> LiveJob:
         machine = self.session.machine
         number = len(self._jobs) + 1
-        job = LiveJob(self.session, number, argv)
+        job = LiveJob(self.session, self.request.name, number, argv)
         self.session.run.note("exec", job=number, argv=argv)
         job.job = await machine.execute(
             argv,
@@ -330,6 +333,10 @@ class Server:
     async def _snapshot(self, tag: str) -> dict[str, Any]:
         if self._state == "panicked":
             raise UsageError("the kernel has panicked: there is nothing to go on from", hint="kernloop vm dump")
+        if self._made.share is not None:
+            raise UsageError(
+                "a guest with the host's files cannot be saved: they would change under it", hint="use --backend micro"
+            )
         machine = self.session.machine
         self.session.run.note("snapshot", tag=tag)
         request = self._by_digest()

@@ -10,23 +10,40 @@ import asyncio
 import contextlib
 import hashlib
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernloop.errors import HarnessError
-from kernloop.kernel.kernel import Kernel
 from kernloop.report.crash import Crash
 from kernloop.runs import Run
 from kernloop.vm import machine as machines
-from kernloop.vm import snapshots
-from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
+from kernloop.vm import order, recipe, snapshots
+from kernloop.vm.argv import Start
 from kernloop.vm.console import Console
+from kernloop.vm.guest import Guest
 from kernloop.vm.machine import Ended, Hello, Job, Machine
 
-__all__ = ["BOOT_SECONDS", "GUEST_ENV", "Command", "End", "Guest", "Session", "Watched", "attend", "resume", "watch"]
+if TYPE_CHECKING:
+    from kernloop.vm.vng import HostRoot
+
+__all__ = [
+    "BOOT_SECONDS",
+    "GUEST_ENV",
+    "Command",
+    "End",
+    "Session",
+    "Watched",
+    "attend",
+    "hosted",
+    "resume",
+    "watch",
+]
 
 # What a command finds in its environment.
 GUEST_ENV = {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
@@ -52,33 +69,6 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True)
-class Guest:
-    """What a machine is made of; equal guests can be restored from one snapshot.
-
-    `toolset` and `qemu_version` name the very build of QEMU.
-    """
-
-    qemu: Path
-    toolset: str
-    qemu_version: str
-    spec: MachineSpec
-    kernel: Kernel
-    initramfs: Path
-
-    def argv(self, start: Start, channels: Channels) -> list[str]:
-        return qemu_argv(self.qemu, self.spec, self.kernel.bootable, start, channels)
-
-    def key(self) -> str:
-        """The name of the snapshot of its boot."""
-        nowhere = Path("/")
-        words = qemu_argv(nowhere, self.spec, nowhere, Start(freeze=True), Channels((0, 0), (0, 0), 0, nowhere))
-        cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if self.spec.accelerator == "kvm" else ""
-        initramfs = self.initramfs.parent.name
-        made_of = [self.toolset, self.qemu_version, self.kernel.digest, self.kernel.bootable.name, initramfs, cpu]
-        return snapshots.key([*made_of, *words])
-
-
-@dataclass(frozen=True)
 class Command:
     """What to run in the guest; without `argv` the job that was handed over to it is awaited."""
 
@@ -86,6 +76,8 @@ class Command:
     seconds: float
     on_stdout: Callable[[bytes], None]
     on_stderr: Callable[[bytes], None]
+    cwd: str = "/root"
+    env: Mapping[str, str] = field(default_factory=lambda: GUEST_ENV)
 
 
 @dataclass(frozen=True)
@@ -119,7 +111,7 @@ class Session:
         self.run = run
         self.times: dict[str, float] = {}
         self.began = began
-        self._restored = restored
+        self.restored = restored
         self._printed_before = printed
         # What came instead of a snapshot, when the boot for one did not get that far.
         self.failed: End | None = None
@@ -128,10 +120,10 @@ class Session:
         """Wait until the guest's init has said hello: End.COMMAND, or what came instead."""
         if self.failed is not None:
             return self.failed
-        seconds = _RESTORE_SECONDS if self._restored else BOOT_SECONDS
+        seconds = _RESTORE_SECONDS if self.restored else BOOT_SECONDS
         end = await self.first(self.machine.hello, seconds, End.BOOT_DEADLINE)
         if end is End.COMMAND:
-            self.times["restore" if self._restored else "boot"] = self.run.elapsed - self.began
+            self.times["restore" if self.restored else "boot"] = self.run.elapsed - self.began
             self.run.note("guest-up", release=self.machine.hello.result().release)
         return end
 
@@ -240,7 +232,10 @@ async def attend(
     """
     console = Console(on_line)
     run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
-    with run.scratch("payload") as handed:
+    virtual = guest.spec.virtual_time is not None
+    if virtual:
+        recipe.write(run, guest, payload)
+    with nullcontext(run.path / recipe.PAYLOAD) if virtual else run.scratch(recipe.PAYLOAD) as handed:
         handed.write_bytes(payload)
         if cold:
             start = Start(initramfs=guest.initramfs, payload=handed)
@@ -273,6 +268,9 @@ async def attend(
                     try:
                         await session.machine.restore(snapshot.state, without_shared_ram=True)
                     except HarnessError as error:
+                        if await _killed(session.machine):
+                            yield session
+                            return
                         run.note("snapshot-damaged", name=name, why=error.message)
                         snapshots.remove(snapshot.path)
                         if attempt == 2:
@@ -301,14 +299,22 @@ async def resume(
         yield session
 
 
+@contextlib.asynccontextmanager
+async def hosted(
+    guest: Guest, root: HostRoot, run: Run, *, on_line: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[Session]:
+    """A guest of `root`, booted. Raises HarnessError when QEMU cannot be started."""
+    console = Console(on_line)
+    run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
+    run.note("boot", qemu=str(guest.qemu), kernel=guest.kernel.ref, backend="vng")
+    began = run.elapsed
+    async with machines.start(root.argv, run.path, console.feed, inherit=root.inherit) as machine:
+        run.note("qemu-started", pid=machine.pid)
+        yield Session(machine, console, run, began=began, printed=0, restored=False)
+
+
 async def watch(
-    guest: Guest,
-    payload: bytes,
-    run: Run,
-    command: Command,
-    *,
-    cold: bool = False,
-    on_line: Callable[[str], None] = lambda line: None,
+    started: contextlib.AbstractAsyncContextManager[Session], run: Run, command: Command, *, real_time: bool
 ) -> Watched:
     """Start a guest, run one command in it, watch to the end.
 
@@ -316,17 +322,21 @@ async def watch(
     """
     status: int | str | None = None
     answered = None
-    async with attend(guest, payload, run, cold=cold, on_line=on_line) as session:
+    async with started as session:
         machine = session.machine
         if not command.argv:
             machine.packed_job = Job(command.on_stdout, command.on_stderr)
         end = await session.up()
         if end is End.COMMAND:
             began = run.elapsed
-            if guest.spec.virtual_time is None and not cold:
+            if real_time and session.restored:
                 machine.wake(real_time=True)
             job = machine.packed_job or await machine.execute(
-                command.argv, on_stdout=command.on_stdout, on_stderr=command.on_stderr, env=GUEST_ENV
+                command.argv,
+                on_stdout=command.on_stdout,
+                on_stderr=command.on_stderr,
+                cwd=command.cwd,
+                env=command.env,
             )
             end = await session.first(job.done, command.seconds, End.DEADLINE)
             session.times["command"] = run.elapsed - began
@@ -350,9 +360,18 @@ async def _started(guest: Guest, start: Start, run: Run, console: Console) -> As
     began = run.elapsed
     log = run.path / "console.log"
     printed = log.stat().st_size if log.exists() else 0
-    async with machines.start(lambda channels: guest.argv(start, channels), run.path, console.feed) as machine:
+    # Where time is real the library is not there, and the host stops the guest when it comes to it.
+    env = order.STOP_WHEN_READY if start.freeze and not start.incoming else {}
+    argv = partial(guest.argv, start)
+    async with machines.start(argv, run.path, console.feed, env=env) as machine:
         run.note("qemu-started", pid=machine.pid)
         yield Session(machine, console, run, began=began, printed=printed, restored=start.incoming)
+
+
+# Whether somebody ended QEMU: that says nothing about the snapshot. QMP may be gone a moment before its process is.
+async def _killed(machine: Machine) -> bool:
+    await asyncio.wait({machine.ended}, timeout=1)
+    return machine.ended.done() and machine.ended.result().status in (-signal.SIGKILL, -signal.SIGTERM)
 
 
 # Wait until the booting guest may be frozen, and keep its state; what came instead, None when nothing did.

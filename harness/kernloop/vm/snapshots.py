@@ -127,14 +127,15 @@ def listing() -> list[Snapshot]:
     return sorted(found, key=lambda snapshot: -snapshot.used)
 
 
-def trim(*, keep: int = _KEPT, keep_bytes: int = _KEPT_BYTES) -> list[Snapshot]:
+def trim(*, keep: int = _KEPT, keep_bytes: int = _KEPT_BYTES, dry_run: bool = False) -> list[Snapshot]:
     """Remove all snapshots but the `keep` used last, and of these what is beyond `keep_bytes`; returns the removed."""
     removed, total = [], 0
     for place, snapshot in enumerate(listing()):
         total += snapshot.size
         if (place < keep and total <= keep_bytes) or not _idle(snapshot.path):
             continue
-        remove(snapshot.path)
+        if not dry_run:
+            remove(snapshot.path)
         removed.append(snapshot)
     return removed
 

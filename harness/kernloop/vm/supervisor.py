@@ -15,22 +15,26 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from kernloop import runs
 from kernloop.errors import HarnessError
 from kernloop.host import progress
 from kernloop.kernel import refs
-from kernloop.present import outcome_json
+from kernloop.present import conclude, outcome_json
 from kernloop.runs import Run
 from kernloop.verdict import Outcome, Verdict, exit_code
-from kernloop.vm import guests, saved, wire
+from kernloop.vm import saved, wire
 from kernloop.vm.argv import VirtualTime
+from kernloop.vm.backends import Backend, backend
+from kernloop.vm.guest import Guest
 from kernloop.vm.handover import blob
 from kernloop.vm.judge import judge_machine, unjudged
 from kernloop.vm.request import VERB, VmRequest, reserved
 from kernloop.vm.server import Server
-from kernloop.vm.session import End, Guest, Session, attend, resume
+from kernloop.vm.session import End, Session, resume
+from kernloop.vm.share import Share
 
 __all__ = ["SCHEMA", "main"]
 
@@ -64,14 +68,15 @@ async def _live(request: VmRequest, run: Run) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     news = asyncio.Event()
-    request, guest, start = _prepare(request, run, news.set)
+    request, made, start = _prepare(request, run, news.set)
+    guest = made.guest
     server: Server | None = None
     async with start as session:
         end = await session.up()
         if end is End.COMMAND:
-            if guest.spec.virtual_time is None:
+            if guest.spec.virtual_time is None and session.restored:
                 session.machine.wake(real_time=True)
-            server = Server(request, guest, session, news, stopped)
+            server = Server(request, made, session, news, stopped)
             listener = wire.bind(run.path)
             async with await asyncio.start_unix_server(server.serve, sock=listener, limit=wire.LINE_MAX):
                 _tell({"up": {"name": request.name, "run": str(run.path), **server.info()}})
@@ -85,7 +90,8 @@ async def _live(request: VmRequest, run: Run) -> None:
             if end is End.PANIC:
                 await session.hold()
     outcome = _judge(guest, session, end, server)
-    run.judge(outcome_json(SCHEMA, run.path, outcome, exit_code=exit_code(outcome.verdict), name=request.name))
+    value = outcome_json(SCHEMA, run.path, outcome, exit_code=exit_code(outcome.verdict), name=request.name)
+    conclude(run, value)
     if server is None:
         raise HarnessError(f"{outcome.verdict}: {outcome.summary}", hint=outcome.next, evidence=run.path)
 
@@ -93,7 +99,7 @@ async def _live(request: VmRequest, run: Run) -> None:
 # The guest, and what starts it; a saved VM brings its own request.
 def _prepare(
     request: VmRequest, run: Run, news: Any
-) -> tuple[VmRequest, Guest, contextlib.AbstractAsyncContextManager[Session]]:
+) -> tuple[VmRequest, Backend, contextlib.AbstractAsyncContextManager[Session]]:
     def on_line(line: str) -> None:
         news()
 
@@ -104,15 +110,24 @@ def _prepare(
     progress.say("finding the kernel")
     kernel = refs.resolve(request.kernel)
     virtual = None if request.seed is None else VirtualTime(request.shift)
-    guest = guests.micro(kernel, request.topology, request.memory, append=request.append, virtual=virtual)
+    share = Share(Path(request.folder or "/root"), request.writable)
+    made = backend(
+        request.backend,
+        kernel,
+        request.topology,
+        request.memory,
+        append=request.append,
+        virtual=virtual,
+        share=share,
+    )
     progress.say(f"starting {kernel.release}")
     if kept is None:
-        return request, guest, attend(guest, blob(b"", seed=request.seed), run, cold=request.cold, on_line=on_line)
-    if kept.key != guest.key():
+        return request, made, made.attend(blob(b"", seed=request.seed), run, cold=request.cold, on_line=on_line)
+    if kept.key != made.guest.key():
         raise HarnessError(
             f"the VM {kept.tag} was saved with another QEMU or initramfs", hint="save it anew: kernloop vm snapshot"
         )
-    return request, guest, _resumed(guest, kept, run, on_line)
+    return request, made, _resumed(made.guest, kept, run, on_line)
 
 
 @contextlib.asynccontextmanager

@@ -6,10 +6,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kernloop.errors import UsageError
 
-__all__ = ["MAX_CPUS", "Node", "Topology", "numa", "parse_cpus"]
+__all__ = ["MAX_CPUS", "Node", "Topology", "numa", "of_json", "parse_cpus"]
 
 MAX_CPUS = 64
 _LEVELS = ("sockets", "dies", "cores", "threads")
@@ -84,6 +85,12 @@ def numa(topology: Topology, memory: int, nodes: tuple[str, ...], distances: tup
                 f"the nodes have {total} MiB, the guest {memory} MiB", hint=f"--memory {total}M, or change the nodes"
             )
     return replace(topology, nodes=found, distances=_distances(distances, len(found)))
+
+
+def of_json(value: dict[str, Any]) -> Topology:
+    """What `dataclasses.asdict` gave, after a trip through JSON."""
+    nodes = tuple(Node(tuple(node["cpus"]) if node["cpus"] else None, node["memory"]) for node in value["nodes"])
+    return Topology(**{**value, "nodes": nodes, "distances": tuple(tuple(one) for one in value["distances"])})
 
 
 def _node(text: str) -> Node:

@@ -16,6 +16,8 @@
  * Of a job's stdin the host may be WINDOW bytes ahead of what T frames told, no more: so much is kept for a job that
  * does not read, and one that never reads stops nobody else.
  *
+ * With the host's user space as root (hostroot.c) it does the same, from there.
+ *
  * When /kl/job is there, a ready R payload that came with the handed-over files, that job is run and then the machine
  * powers off: nothing that the host does can then change the guest's timing.
  */
@@ -45,6 +47,7 @@
 #include <unistd.h>
 
 #include "handover.h"
+#include "hostroot.h"
 
 #define PORT_NAME "kernloop"
 #define JOBS_MAX 64
@@ -128,7 +131,7 @@ static void send_frame(char type, uint16_t number, const void *data, uint32_t le
 		complain("writing to the host");
 }
 
-static void mount_all(void)
+static void mount_all(bool host_root)
 {
 	static const struct {
 		const char *type, *where, *options;
@@ -147,6 +150,9 @@ static void mount_all(void)
 	};
 
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		/* The host's own is not hidden: what lies there may be what the guest is to run. */
+		if (host_root && !strcmp(table[i].where, "/tmp"))
+			continue;
 		mkdir(table[i].where, 0755);
 		/* A kernel without one of them (ENODEV, or no such folder in sysfs) is still a kernel worth running. */
 		if (mount(table[i].type, table[i].where, table[i].type, 0, table[i].options) && errno != EBUSY &&
@@ -524,18 +530,34 @@ static void run_packed_job(void)
 		close_stdin(find_job(0));
 }
 
+static void __attribute__((noreturn)) give_up(const char *what)
+{
+	complain(what);
+	power_off();
+}
+
 int main(void)
 {
 	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+	bool host_root = host_root_wanted();
+	const char *what;
 	sigset_t child;
 	int child_fd;
 
 	setenv("PATH", "/root:/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin", 1);
-	mount_all();
+	if (host_root) {
+		load_modules(); /* virtiofs and overlay may be among them */
+		if (!enter_host_root(&what))
+			give_up(what);
+	}
+	mount_all(host_root);
 	sethostname("kernloop", 8);
 	setrlimit(RLIMIT_MEMLOCK, &unlimited);
 	raise_loopback();
-	load_modules();
+	if (!host_root)
+		load_modules();
+	else if (!furnish_host_root(&what))
+		give_up(what);
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
@@ -545,7 +567,8 @@ int main(void)
 	freeze(say_ready);
 	take_payload();
 	say_hello();
-	run_packed_job();
+	if (!host_root)
+		run_packed_job();
 
 	for (;;) {
 		struct pollfd fds[2 + 3 * JOBS_MAX] = {
