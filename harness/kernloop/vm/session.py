@@ -110,9 +110,11 @@ class Session:
         self.times: dict[str, float] = {}
         self.began = began
         self.restored = restored
-        self._printed_before = printed
+        self.printed_before = printed
         # What came instead of a snapshot, when the boot for one did not get that far.
         self.failed: End | None = None
+        # Whether a user has stopped the vCPUs.
+        self.paused = False
 
     async def up(self) -> End:
         """Wait until the guest's init has said hello: End.COMMAND, or what came instead."""
@@ -145,7 +147,7 @@ class Session:
 
     async def console_caught_up(self) -> None:
         """What the guest has printed by now has been read: QEMU puts it into the log after it was sent to us."""
-        printed = (self.run.path / "console.log").stat().st_size - self._printed_before
+        printed = (self.run.path / "console.log").stat().st_size - self.printed_before
         await self.machine.console_caught_up(printed)
 
     async def hold(self) -> None:
@@ -259,7 +261,13 @@ async def attend(
             if not booted:
                 (run.path / "console.log").write_bytes(snapshot.console)
                 console.replay(snapshot.console)
-            with snapshots.lease(snapshot):
+            with contextlib.ExitStack() as held:
+                try:
+                    held.enter_context(snapshots.lease(snapshot))
+                except HarnessError:
+                    if attempt == 2:
+                        raise
+                    continue  # another process has trimmed it, or found it damaged
                 start = Start(ram=snapshot.path, payload=handed, freeze=True, incoming=True)
                 async with _started(guest, start, run, console) as session:
                     session.times.update(booted)
