@@ -223,14 +223,12 @@ class Session:
 
 
 @contextlib.asynccontextmanager
-async def attend(
-    guest: Guest, payload: bytes, run: Run, *, cold: bool = False, on_line: Callable[[str], None] = lambda line: None
-) -> AsyncIterator[Session]:
+async def attend(guest: Guest, payload: bytes, run: Run, *, cold: bool = False) -> AsyncIterator[Session]:
     """A guest that was handed `payload`, restored from the snapshot of its boot, which is made first if it must be.
 
     With `cold` it boots. Raises HarnessError when QEMU cannot be started.
     """
-    console = Console(on_line)
+    console = Console()
     run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
     virtual = guest.spec.virtual_time is not None
     if virtual:
@@ -287,14 +285,12 @@ async def attend(
 
 
 @contextlib.asynccontextmanager
-async def resume(
-    guest: Guest, saved: Path, run: Run, *, on_line: Callable[[str], None] = lambda line: None
-) -> AsyncIterator[Session]:
+async def resume(guest: Guest, saved: Path, run: Run) -> AsyncIterator[Session]:
     """A guest that goes on from `saved`, a folder with the `state` and `console` of one that was saved whole.
 
     Raises HarnessError when QEMU cannot be started, or does not take the state.
     """
-    console = Console(on_line)
+    console = Console()
     run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
     text = (saved / "console").read_bytes()
     (run.path / "console.log").write_bytes(text)
@@ -306,11 +302,9 @@ async def resume(
 
 
 @contextlib.asynccontextmanager
-async def hosted(
-    guest: Guest, root: HostRoot, run: Run, *, on_line: Callable[[str], None] = lambda line: None
-) -> AsyncIterator[Session]:
+async def hosted(guest: Guest, root: HostRoot, run: Run) -> AsyncIterator[Session]:
     """A guest of `root`, booted. Raises HarnessError when QEMU cannot be started."""
-    console = Console(on_line)
+    console = Console()
     run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
     run.note("boot", qemu=str(guest.qemu), kernel=guest.kernel.ref, backend="vng")
     began = run.elapsed
