@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -282,8 +282,12 @@ class VM:
             ) from None
 
 
-def start(request: VmRequest, *, say: Callable[[str], None] = lambda what: None) -> VM:
-    """Start a VM and return when it takes commands. Raises HarnessError when it does not get there."""
+def start(request: VmRequest, *, bound: bool = False, say: Callable[[str], None] = lambda what: None) -> VM:
+    """Start a VM and return when it takes commands; with `bound` it ends when this process does, even by SIGKILL.
+
+    Raises HarnessError when it does not get there.
+    """
+    request = replace(request, owner=os.getpid() if bound else None)
     env_log = os.memfd_create("kernloop-supervisor")
     child = process.detach([sys.executable, "-m", "kernloop.vm.supervisor"], stderr=env_log)
     assert child.stdin is not None

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +46,10 @@ def main() -> None:
             with reserved(request) as name:
                 request = replace(request, name=name)
                 run = stack.enter_context(runs.create(VERB, SCHEMA, {"subject": name, **request.as_json()}))
-            asyncio.run(_live(request, run))
+            try:
+                asyncio.run(_live(request, run))
+            except asyncio.CancelledError:
+                raise HarnessError("the process that this VM belongs to ended before it was up") from None
     except HarnessError as error:
         _tell(wire.failure(error))
         raise SystemExit(error.exit_code) from None
@@ -64,8 +67,20 @@ async def _live(request: VmRequest, run: Run) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     news = asyncio.Event()
-    request, guest, start = _prepare(request, run, news.set)
     server: Server | None = None
+    starting = asyncio.current_task()
+    assert starting is not None
+
+    def orphaned() -> None:
+        if server is None:
+            starting.cancel()
+        else:
+            server.why = "stopped: the process that it belonged to ended"
+            stopped.set()
+
+    if request.owner is not None:
+        _watch_owner(request.owner, orphaned)
+    request, guest, start = _prepare(request, run, news.set)
     async with start as session:
         end = await session.up()
         if end is End.COMMAND:
@@ -90,6 +105,17 @@ async def _live(request: VmRequest, run: Run) -> None:
         raise HarnessError(f"{outcome.verdict}: {outcome.summary}", hint=outcome.next, evidence=run.path)
 
 
+# The owner is our parent, if it lives: a pid that was given to another process since is told by that.
+def _watch_owner(pid: int, gone: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        if os.getppid() == pid:
+            loop.add_reader(fd, lambda: (loop.remove_reader(fd), gone()))
+            return
+    gone()
+
+
 # The guest, and what starts it; a saved VM brings its own request.
 def _prepare(
     request: VmRequest, run: Run, news: Any
@@ -99,7 +125,8 @@ def _prepare(
 
     kept = saved.load(request.tag) if request.tag else None
     if kept:
-        request = replace(kept.request, name=request.name, idle=request.idle, tag=request.tag)
+        own = {"name": request.name, "idle": request.idle, "tag": request.tag, "owner": request.owner}
+        request = replace(kept.request, **own)
         run.write("spec.json", {"verb": VERB, "subject": request.name, **request.as_json()})
     progress.say("finding the kernel")
     kernel = refs.resolve(request.kernel)
