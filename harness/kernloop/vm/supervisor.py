@@ -110,8 +110,13 @@ def _watch_owner(pid: int, gone: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     with contextlib.suppress(ProcessLookupError):
         fd = os.pidfd_open(pid)
+
+        def ended() -> None:
+            loop.remove_reader(fd)
+            gone()
+
         if os.getppid() == pid:
-            loop.add_reader(fd, lambda: (loop.remove_reader(fd), gone()))
+            loop.add_reader(fd, ended)
             return
     gone()
 
@@ -125,8 +130,7 @@ def _prepare(
 
     kept = saved.load(request.tag) if request.tag else None
     if kept:
-        own = {"name": request.name, "idle": request.idle, "tag": request.tag, "owner": request.owner}
-        request = replace(kept.request, **own)
+        request = replace(kept.request, name=request.name, idle=request.idle, tag=request.tag, owner=request.owner)
         run.write("spec.json", {"verb": VERB, "subject": request.name, **request.as_json()})
     progress.say("finding the kernel")
     kernel = refs.resolve(request.kernel)
