@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,32 @@ if TYPE_CHECKING:
 
 __all__ = ["kernel", "vm"]
 
-_VM = pytest.StashKey["VM"]()
-_TAIL_LINES = 25
-_REPORT_LINES = 60
 _OPTIONS = ("cpus", "memory", "append", "seed", "backend", "crash")
+_TAIL_LINES = 20
+_REPORT_LINES = 60
+_OVER_SECONDS = 10.0
+# A test's VM, how much its console held when the test got it, and whether a report has told of a crash already.
+_VM = pytest.StashKey["VM"]()
+_BEGAN = pytest.StashKey[int]()
+_TOLD = pytest.StashKey[bool]()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is known of a VM: "running" or the verdict on it, and the lines of its console that say why."""
+
+    verdict: str
+    summary: str
+    next: str = ""
+    lines: tuple[int, int] | None = None
+
+    @property
+    def crashed(self) -> bool:
+        return self.verdict in ("panic", "oops")
+
+    @property
+    def ours(self) -> bool:
+        return self.verdict in ("lost", "infra", "unknown")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,26 +90,25 @@ def kernel(request: pytest.FixtureRequest) -> Kernel:
 
 
 @pytest.fixture
-def vm(request: pytest.FixtureRequest, kernel: Kernel) -> Iterator[VM]:
+def vm(request: pytest.FixtureRequest) -> Iterator[VM]:
     """A VM that nobody has used before, for this test alone; see kernloop.vm.client.VM."""
     from kernloop.vm import client
 
-    options = _options(request.node)
-    machine = client.start(_request(options, kernel), bound=True)
-    request.node.stash[_VM] = machine
-    try:
-        yield machine
-    finally:
-        machine.stop()
-    if crashed := _crash_of(request.node):
-        pytest.fail(crashed, pytrace=False)
+    item = request.node
+    options = _options(item)  # before a kernel is fetched
+    machine = client.start(_request(options, request.getfixturevalue("kernel")), bound=True)
+    item.stash[_VM] = machine
+    item.stash[_BEGAN] = (machine.run / "console.log").stat().st_size
+    yield machine
+    machine.stop()
+    _must_not_crash(item)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     yield
-    if crashed := _crash_of(item):
-        pytest.fail(crashed, pytrace=False)
+    if _VM in item.stash:
+        _must_not_crash(item)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -94,13 +116,113 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if not report.failed:
+    if not report.failed or call.excinfo is None:
         return report
-    error = call.excinfo.value if call.excinfo else None
-    if isinstance(error, HarnessError):
-        # Extra attributes travel from a worker of xdist as they are.
-        report.kernloop_error = not isinstance(error, UsageError)  # type: ignore[attr-defined]
-        report.longrepr = _told(item, call, error)
-    if (machine := item.stash.get(_VM, None)) is not None:
-        report.sections += _sections(machine)
+    ours = False
+    if isinstance(error := call.excinfo.value, HarnessError):
+        ours = not isinstance(error, UsageError)
+        report.longrepr = call.excinfo.getrepr(style="value")
+        report.sections.append(("kernloop: next step", _advice(item, call.excinfo, error)))
+        if error.evidence is not None and _VM not in item.stash:
+            report.sections += _sections(error.evidence, _judged(error.evidence), 0)
+    if _VM in item.stash:
+        machine = item.stash[_VM]
+        seen = _look(machine)
+        ours = ours or seen.ours
+        item.stash[_TOLD] = seen.crashed
+        report.sections += _sections(machine.run, seen, item.stash[_BEGAN])
+    # An attribute of a report travels from xdist's workers as it is.
+    report.kernloop_failed = ours  # type: ignore[attr-defined]
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
+    """What kernloop or the machine failed at is an error, not a failure of what is tested."""
+    return ("error", "E", "ERROR") if getattr(report, "kernloop_failed", False) else None
+
+
+# The words of the markers, the nearest to the test first.
+def _options(item: pytest.Item) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for marker in item.iter_markers("vm"):
+        unknown = [*map(str, marker.args), *(name for name in marker.kwargs if name not in _OPTIONS)]
+        if unknown:
+            raise UsageError(f"the marker vm does not know {unknown[0]!r}", hint=f"it takes {', '.join(_OPTIONS)}")
+        found = {**marker.kwargs, **found}
+    if found.get("crash", "ok") != "ok":
+        raise UsageError(f"the marker vm does not know crash={found['crash']!r}", hint='crash="ok", or leave it out')
+    return found
+
+
+def _request(options: dict[str, Any], kernel: Kernel) -> VmRequest:
+    from kernloop.vm.request import VmRequest
+    from kernloop.vm.topology import parse_cpus
+
+    words = {name: value for name, value in options.items() if name in ("memory", "seed", "backend")}
+    if "cpus" in options:
+        words["topology"] = parse_cpus(str(options["cpus"]))
+    if append := options.get("append", ()):
+        words["append"] = (append,) if isinstance(append, str) else tuple(append)
+    # By digest: what `debian:newest` is could change under a long test run.
+    return VmRequest(kernel=f"sha256:{kernel.digest}", **words)
+
+
+def _must_not_crash(item: pytest.Item) -> None:
+    if item.stash.get(_TOLD, False) or _options(item).get("crash") == "ok":
+        return
+    seen = _look(item.stash[_VM])
+    if seen.crashed:
+        item.stash[_TOLD] = True
+        pytest.fail(f"the kernel crashed: {seen.summary}", pytrace=False)
+
+
+def _look(machine: VM) -> _Seen:
+    from kernloop import runs
+
+    with contextlib.suppress(HarnessError):
+        facts = machine.info().facts
+        if (crash := facts["crash"]) is not None:
+            return _Seen(crash["verdict"], crash["title"], lines=tuple(crash["lines"]))
+        if facts["state"] == "panicked":
+            return _Seen("panic", "the kernel panicked; the console does not say where")
+        if facts["state"] != "stopped":
+            return _Seen(facts["state"], "; ".join(facts["reports"]) or "the kernel reported nothing")
+    with contextlib.suppress(HarnessError):
+        runs.wait_until_over(machine.run, _OVER_SECONDS)
+    return _judged(machine.run)
+
+
+# A run that is over.
+def _judged(run: Path) -> _Seen:
+    from kernloop import runs
+
+    verdict = runs.read_json(run / "verdict.json")
+    lines = next((tuple(file["lines"]) for file in verdict.get("evidence", ()) if file.get("lines")), None)
+    return _Seen(verdict.get("verdict", "unknown"), verdict.get("summary", ""), verdict.get("next", ""), lines)
+
+
+# The verdict, and of the console the report of the kernel or the last that it printed since it held `began` bytes.
+def _sections(run: Path, seen: _Seen, began: int) -> list[tuple[str, str]]:
+    try:
+        console = (run / "console.log").read_bytes()
+    except OSError:
+        return []
+    if seen.lines:
+        first, last = seen.lines
+        what, shown = f"lines {first} to {last}", _lines(console)[first - 1 : last][:_REPORT_LINES]
+    else:
+        what, shown = "since the test began", _lines(console[began:])[-_TAIL_LINES:]
+    verdict = f"{seen.verdict}: {seen.summary}" + (f"\nnext: {seen.next}" if seen.next else "") + f"\nrun: {run}"
+    return [("kernloop: the VM", verdict), (f"kernloop: the console, {what}", "\n".join(shown) or "(nothing)")]
+
+
+# Only a newline ends a line here, as for the parser that counted them.
+def _lines(console: bytes) -> list[str]:
+    return [line.rstrip() for line in console.decode(errors="replace").rstrip("\n").split("\n")]
+
+
+def _advice(item: pytest.Item, found: pytest.ExceptionInfo[BaseException], error: HarnessError) -> str:
+    places = [f"{entry.path.name}:{entry.lineno + 1}: " for entry in found.traceback if entry.path == item.path]
+    evidence = f"\nevidence: {error.evidence}" if error.evidence else ""
+    return f"{places[-1] if places else ''}{error.hint or 'kernloop runs show last'}{evidence}"
