@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -352,11 +352,13 @@ class VM:
             ) from None
 
 
-def start(request: VmRequest, *, say: Callable[[str], None] = lambda what: None) -> VM:
-    """Start a VM and return when it takes commands. Raises HarnessError when it does not get there.
+def start(request: VmRequest, *, bound: bool = False, say: Callable[[str], None] = lambda what: None) -> VM:
+    """Start a VM and return when it takes commands; with `bound` it ends when this process does, even by SIGKILL.
 
-    A supervisor whose caller goes away before that, by an exception for instance, ends.
+    Raises HarnessError when it does not get there. A supervisor whose caller goes away before that, by an exception for
+    instance, ends.
     """
+    request = replace(request, owner=os.getpid() if bound else None)
     with open(os.memfd_create("kernloop-supervisor"), "w+b") as log:  # noqa: PTH123 it has no path
         child = process.detach([sys.executable, "-m", "kernloop.vm.supervisor"], stderr=log.fileno())
         # Once it has told what there is to tell it is init's child, not a zombie of ours.

@@ -32,7 +32,8 @@ class VmRequest:
     """A VM to start; `memory` in MiB, `idle` seconds without a client or a command until it stops.
 
     With `seed` it runs in virtual time. `tag` is a saved VM to start from, whose machine it gets.
-    `folder` is the directory that a vng guest shares, for it to write to if `writable`.
+    `folder` is the directory that a vng guest shares, for it to write to if `writable`. `owner` is the pid of the
+    process that starts it when it must end with that process, which kernloop.vm.client fills in.
     """
 
     name: str = ""
@@ -48,6 +49,7 @@ class VmRequest:
     tag: str = ""
     folder: str = ""
     writable: bool = False
+    owner: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from kernloop.errors import HarnessError, UsageError
+from kernloop.report.crash import most_severe
+from kernloop.report.severity import Severity
 from kernloop.vm import dump, saved, wire
 from kernloop.vm.backends import Backend
 from kernloop.vm.frames import run_request
@@ -93,6 +95,7 @@ class Server:
             "uptime": round(time.monotonic() - self._began, 1),
             "jobs": {str(number): "ended" if job.ended.done() else "running" for number, job in self._jobs.items()},
             "reports": [crash.title for crash in self.session.console.crashes],
+            "crash": self._crash(),
             "console_bytes": self._log.stat().st_size,
             "times": {name: round(seconds, 3) for name, seconds in self.session.times.items()},
         }
@@ -243,7 +246,15 @@ class Server:
         self._last = time.monotonic()
 
     async def _info(self) -> dict[str, Any]:
+        await self.session.console_caught_up()
         return self.info()
+
+    # The worst that the kernel reported, if it is a crash: `verdict` is the one that stopping the VM now would give.
+    def _crash(self) -> dict[str, Any] | None:
+        worst = most_severe(self.session.console.crashes)
+        if worst is None or worst.severity not in (Severity.PANIC, Severity.OOPS):
+            return None
+        return {"verdict": worst.severity, "title": worst.title, "lines": [worst.start_line, worst.end_line]}
 
     async def _job(self, job: int, timeout: float) -> dict[str, Any]:
         found = self._find(job)

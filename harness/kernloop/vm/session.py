@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
@@ -152,6 +151,10 @@ class Session:
         printed = (self.run.path / "console.log").stat().st_size - self.printed_before
         await self.machine.console_caught_up(printed)
 
+    def printed(self) -> bytes:
+        """What this machine has printed; a run's console.log may hold an earlier one's boot as well."""
+        return (self.run.path / "console.log").read_bytes()[self.printed_before :]
+
     async def hold(self) -> None:
         """Keep a panicked guest as it is: pvpanic's event has paused it; without its driver the monitor does."""
         self.run.note("paused", by="pvpanic" if self.machine.panicked.is_set() else "kernloop")
@@ -254,7 +257,7 @@ async def attend(guest: Guest, payload: bytes, run: Run, *, cold: bool = False) 
                             yield session
                             return
                         booted = {"boot": session.run.elapsed - session.began}
-                    shutil.copyfile(run.path / "console.log", staging / "console")
+                    (staging / "console").write_bytes(session.printed())
             snapshot = snapshots.find(name)
             if snapshot is None:
                 raise HarnessError("the snapshot of the booted guest is gone", hint="is something clearing the cache?")

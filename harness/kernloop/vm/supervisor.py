@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,9 @@ def main() -> None:
             # A saved VM brings its own machine.
             kept = saved.load(request.tag) if request.tag else None
             if kept:
-                request = replace(kept.request, name=request.name, idle=request.idle, tag=request.tag)
+                request = replace(
+                    kept.request, name=request.name, idle=request.idle, tag=request.tag, owner=request.owner
+                )
             with reserved(request) as name:
                 request = replace(request, name=name)
                 run = stack.enter_context(runs.create(VERB, SCHEMA, {"subject": name, **request.as_json()}))
@@ -99,12 +101,22 @@ async def _live(request: VmRequest, made: Backend, kept: saved.Saved | None, run
     loop.add_reader(sys.stdout.fileno(), starting.cancel)
     guest = made.guest
     server: Server | None = None
+    stopped = asyncio.Event()
+
+    def orphaned() -> None:
+        if server is None:
+            starting.cancel()
+        else:
+            server.why = "stopped: the process that it belonged to ended"
+            stopped.set()
+
+    if request.owner is not None:
+        _watch_owner(request.owner, orphaned)
     async with _started(request, made, kept, run) as session:
         end = await session.up()
         if end is End.COMMAND:
             if guest.spec.virtual_time is None and session.restored:
                 session.machine.wake(real_time=True)
-            stopped = asyncio.Event()
             loop.add_signal_handler(signal.SIGTERM, stopped.set)
             server = Server(request, made, session, stopped)
             end = await _serve(server, request, run)
@@ -132,6 +144,22 @@ async def _serve(server: Server, request: VmRequest, run: Run) -> End:
         finally:
             listening.close()
             await server.close()
+
+
+# The owner is our parent, if it lives: a pid that was given to another process since is told by that.
+def _watch_owner(pid: int, gone: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+
+        def ended() -> None:
+            loop.remove_reader(fd)
+            gone()
+
+        if os.getppid() == pid:
+            loop.add_reader(fd, ended)
+            return
+    gone()
 
 
 @contextlib.asynccontextmanager

@@ -40,13 +40,15 @@ def unpack(text: str) -> bytes:
 def failure(error: HarnessError) -> dict[str, Any]:
     """`error` as it travels."""
     kind = "usage" if isinstance(error, UsageError) else "harness"
-    return {"error": {"kind": kind, "message": error.message, "hint": error.hint}}
+    evidence = str(error.evidence) if error.evidence else None
+    return {"error": {"kind": kind, "message": error.message, "hint": error.hint, "evidence": evidence}}
 
 
 def raised(error: dict[str, Any]) -> HarnessError:
     """`error` as it was before it travelled."""
     kind = UsageError if error["kind"] == "usage" else HarnessError
-    return kind(error["message"], hint=error["hint"])
+    evidence = Path(error["evidence"]) if error["evidence"] else None
+    return kind(error["message"], hint=error["hint"], evidence=evidence)
 
 
 def bind(folder: Path) -> socket.socket:
