@@ -50,7 +50,7 @@ def until(condition: Callable[[], T], seconds: float, what: str) -> T:
 
 def python_env(**more: str) -> dict[str, str]:
     """The environment in which a child Python finds this kernloop."""
-    return {**os.environ, "PYTHONPATH": str(ROOT / "harness"), **more}
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'harness'}:{ROOT / 'mcp_servers'}", **more}
 
 
 def start(

@@ -40,6 +40,7 @@ __all__ = [
     "is_live",
     "kill_owner",
     "listing",
+    "owned_by",
     "read_json",
     "timeline",
     "wait_for_verdict",
@@ -214,6 +215,16 @@ def is_live(path: Path) -> bool:
     return False
 
 
+def owned_by(pid: int) -> Path | None:
+    """The run that the living process `pid` owns."""
+    folder = runs_dir()
+    for path in sorted(folder.iterdir(), reverse=True) if folder.exists() else []:
+        with contextlib.suppress(OSError):
+            if (path / _LOCK).read_text().strip() == str(pid) and is_live(path):
+                return path
+    return None
+
+
 def wait_until_over(path: Path, seconds: float) -> None:
     """Wait until the owner of the run at `path` is gone. Raises HarnessError after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -249,18 +260,18 @@ def _abandon(run: Run, schema: str, error: BaseException) -> None:
     with contextlib.suppress(OSError):
         if read_json(run.path / _VERDICT).get("verdict") != "unknown":
             return
-        summary = (
-            "interrupted"
-            if isinstance(error, KeyboardInterrupt)
-            else f"kernloop failed: {error or type(error).__name__}"
-        )
+        summary, then = f"kernloop failed: {error or type(error).__name__}", "run it again"
+        if isinstance(error, KeyboardInterrupt):
+            summary = "interrupted"
+        elif isinstance(error, HarnessError):
+            summary, then = error.message, error.hint or then
         run.judge(
             {
                 "schema": schema,
                 "verdict": "infra",
                 "summary": summary,
                 "exit_code": HarnessError.exit_code,
-                "next": "run it again; timeline.jsonl has what was done until then",
+                "next": f"{then}; timeline.jsonl has what was done until then",
                 "run": str(run.path),
             }
         )

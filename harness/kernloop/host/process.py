@@ -98,15 +98,17 @@ def spawn(
         raise HarnessError(f"cannot start {argv[0]}: {error.strerror}") from None
 
 
-def detach(argv: Sequence[str], *, stderr: int | None = None) -> subprocess.Popen[bytes]:
-    """Start `argv`, with pipes to its stdin and from its stdout, in a session of its own: it outlives us.
-
-    Raises HarnessError.
-    """
+def detach(
+    argv: Sequence[str],
+    *,
+    stdin: int = subprocess.PIPE,
+    stdout: int = subprocess.PIPE,
+    stderr: int | None = None,
+    cwd: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start `argv` in a session of its own: it outlives us. Raises HarnessError."""
     try:
-        return subprocess.Popen(
-            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
-        )
+        return subprocess.Popen(list(argv), stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, start_new_session=True)
     except OSError as error:
         raise HarnessError(f"cannot start {argv[0]}: {error.strerror}") from None
 

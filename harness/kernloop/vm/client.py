@@ -28,16 +28,29 @@ from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host import process
 from kernloop.host.cache import exclusive
+from kernloop.host.paths import runs_dir
 from kernloop.vm import copy, ssh, wire
 from kernloop.vm.frames import run_request
-from kernloop.vm.request import VmRequest, live
+from kernloop.vm.request import VERB, VmRequest, live
 
-__all__ = ["VM", "ConsolePiece", "ExecResult", "Matched", "VmInfo", "find", "listing", "read_console", "start"]
+__all__ = [
+    "VM",
+    "ConsolePiece",
+    "ExecResult",
+    "Matched",
+    "VmInfo",
+    "find",
+    "last",
+    "listing",
+    "read_console",
+    "start",
+]
 
 _ANSWER_SECONDS = 15.0
 _INFO_SECONDS = 3.0
 _STOP_SECONDS = 20.0
 _DUMP_SECONDS = 600.0
+_POLL_SECONDS = 0.05
 # What the supervisor may take on top of a deadline: SysRq to a guest that does not answer.
 _GRACE_SECONDS = 60.0
 _SSH_SECONDS = str(7 * 86400)
@@ -117,6 +130,22 @@ class VM:
         """Its state, kernel, size, jobs and what the kernel reported."""
         facts = self._ask("info", seconds=_INFO_SECONDS)
         return VmInfo(self.name, self.run, facts["state"], facts)
+
+    def wait_up(self, *, timeout: float = 50.0) -> bool:
+        """Whether it takes commands within `timeout` seconds. Raises HarnessError when it ended before it did."""
+        deadline = time.monotonic() + timeout
+        while not (self.run / wire.SOCKET).exists():
+            if not runs.is_live(self.run):
+                verdict = runs.read_json(self.run / "verdict.json")
+                raise HarnessError(
+                    f"the VM {self.name} did not start: {verdict.get('summary', 'its supervisor was killed')}",
+                    hint=str(verdict.get("next", "")),
+                    evidence=self.run,
+                )
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
 
     def exec(
         self,
@@ -406,6 +435,18 @@ def find(name: str) -> VM:
         known = " ".join(running) or "none"
         raise UsageError(f"no VM called {name!r} runs; there are: {known}", hint="kernloop vm start --name NAME")
     return VM(name, running[name])
+
+
+def last(name: str) -> VM:
+    """The VM called `name`, or whose run has that id, even if it has ended: its console and its jobs' output stay.
+
+    Raises UsageError when there never was one.
+    """
+    folder = runs_dir()
+    for path in sorted(folder.glob(f"*-{VERB}-*"), reverse=True) if folder.exists() else []:
+        if (subject := str(runs.read_json(path / "spec.json").get("subject"))) == name or path.name == name:
+            return VM(subject, path)
+    raise UsageError(f"there never was a VM called {name!r}", hint="kernloop vm start --name NAME")
 
 
 def listing() -> list[VmInfo]:
