@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import stat
 import time
 from collections.abc import Iterator
@@ -37,10 +38,12 @@ __all__ = [
     "create",
     "find",
     "is_live",
+    "kill_owner",
     "listing",
     "owned_by",
     "read_json",
     "timeline",
+    "wait_for_verdict",
     "wait_until_over",
     "write_json",
 ]
@@ -230,6 +233,26 @@ def wait_until_over(path: Path, seconds: float) -> None:
             owner = (path / _LOCK).read_text().strip()
             raise HarnessError(f"the run {path.name} is not over after {seconds:g} s", hint=f"its owner: kill {owner}")
         time.sleep(0.01)
+
+
+def kill_owner(path: Path) -> None:
+    """Kill the owner of the live run at `path`; its keeper cleans up."""
+    with contextlib.suppress(OSError, ValueError):
+        owner = int((path / _LOCK).read_text())
+        fd = os.pidfd_open(owner)
+        try:
+            if is_live(path):  # it holds the lock, so it is the one that wrote its number there
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+        finally:
+            os.close(fd)
+
+
+def wait_for_verdict(path: Path, seconds: float) -> dict[str, Any]:
+    """The verdict of a run that is over: the keeper of one that was killed writes it a moment later."""
+    deadline = time.monotonic() + seconds
+    while (verdict := read_json(path / _VERDICT)).get("verdict") in (None, "unknown") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return verdict
 
 
 # Whoever leaves the block by an exception has perhaps not said how the run ended.

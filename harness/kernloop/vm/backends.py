@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +34,10 @@ class Backend:
     share: Share | None
 
     @contextlib.asynccontextmanager
-    async def attend(
-        self, payload: bytes, run: Run, *, cold: bool = False, on_line: Callable[[str], None] = lambda line: None
-    ) -> AsyncIterator[Session]:
+    async def attend(self, payload: bytes, run: Run, *, cold: bool = False) -> AsyncIterator[Session]:
         """The guest, handed `payload`; a micro-VM is restored from the snapshot of its boot unless `cold`."""
         if self.share is None:
-            async with attend(self.guest, payload, run, cold=cold, on_line=on_line) as session:
+            async with attend(self.guest, payload, run, cold=cold) as session:
                 yield session
             return
         from kernloop.vm import vng  # with what reads ELF files, which a micro-VM does not need
@@ -51,7 +49,7 @@ class Backend:
             ) as root,
         ):
             handed.write_bytes(payload)
-            async with hosted(self.guest, root, run, on_line=on_line) as session:
+            async with hosted(self.guest, root, run) as session:
                 yield session
 
 

@@ -14,13 +14,15 @@ import contextlib
 import json
 import os
 import re
+import select
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
@@ -28,6 +30,7 @@ from kernloop.host import process
 from kernloop.host.cache import exclusive
 from kernloop.host.paths import runs_dir
 from kernloop.vm import copy, ssh, wire
+from kernloop.vm.frames import run_request
 from kernloop.vm.request import VERB, VmRequest, live
 
 __all__ = [
@@ -51,6 +54,10 @@ _POLL_SECONDS = 0.05
 # What the supervisor may take on top of a deadline: SysRq to a guest that does not answer.
 _GRACE_SECONDS = 60.0
 _SSH_SECONDS = str(7 * 86400)
+# A kernel is fetched meanwhile, perhaps by another process: so long nothing may be heard of a VM that starts.
+_START_SECONDS = 1800.0
+_KILLED_SECONDS = 5.0
+_STREAMS = ("stdout", "stderr")
 
 
 def _ignore(data: bytes) -> None:
@@ -103,7 +110,8 @@ class Matched:
 
 @dataclass(frozen=True)
 class VmInfo:
-    """A VM as `vm list` shows it. `state`: running, paused, panicked, starting, or no answer (its supervisor hangs)."""
+    """A VM as `vm list` shows it. `state`: running, paused, panicked, starting, ending, or no answer (its supervisor or
+    QEMU hangs, or was stopped by a signal)."""
 
     name: str
     run: Path
@@ -145,8 +153,8 @@ class VM:
         *,
         timeout: float | None = 60.0,
         stdin: Iterable[bytes] | None = None,
-        on_stdout: Callable[[bytes], None] = _ignore,
-        on_stderr: Callable[[bytes], None] = _ignore,
+        on_stdout: Callable[[bytes], object] = _ignore,
+        on_stderr: Callable[[bytes], object] = _ignore,
         cwd: str = "",
         env: Mapping[str, str] | None = None,
         keep: int = 1 << 20,
@@ -155,21 +163,26 @@ class VM:
         request = self._exec_request(argv, timeout, cwd, env, stdin=stdin is not None)
         kept = {"out": bytearray(), "err": bytearray()}
         takers = {"out": on_stdout, "err": on_stderr}
+        # Stalled by what takes its output, a command takes longer than it may: it says nothing after its deadline.
+        quiet = None if timeout is None else timeout + _GRACE_SECONDS
         with self._connect() as connection:
             connection.send(request)
-            if stdin is not None:
-                threading.Thread(target=_send_stdin, args=(connection, stdin), daemon=True).start()
-            quiet = None if timeout is None else timeout + _GRACE_SECONDS
-            for message in connection.messages(quiet):
-                for stream, take in takers.items():
-                    if stream in message:
-                        data = wire.unpack(message[stream])
-                        take(data)
-                        kept[stream] = (kept[stream] + data)[-keep:]
-                if "result" in message or "error" in message:
-                    result = _answer(message)
-                    break
-        return _exec_result(result, self.run, bytes(kept["out"]), bytes(kept["err"]))
+            feeder = _Feeder(connection, stdin) if stdin is not None else None
+            try:
+                for message in connection.messages(quiet):
+                    for stream, take in takers.items():
+                        if stream in message:
+                            data = wire.unpack(message[stream])
+                            take(data)
+                            kept[stream] += data
+                            del kept[stream][: max(len(kept[stream]) - keep, 0)]
+                    if "result" in message or "error" in message:
+                        break
+            except HarnessError:
+                if feeder and feeder.failed:
+                    raise HarnessError(f"the command's input cannot be read: {feeder.failed}") from None
+                raise
+        return _exec_result(_answer(message), self.run, bytes(kept["out"]), bytes(kept["err"]))
 
     def exec_background(
         self,
@@ -188,8 +201,9 @@ class VM:
         result = self._ask("job", seconds=timeout + _ANSWER_SECONDS, job=number, timeout=timeout)
         if result.pop("running"):
             return None
-        folder = Path(result.pop("folder"))
-        return _exec_result(result, self.run, *(_tail(folder / name, keep) for name in ("stdout", "stderr")))
+        return _exec_result(
+            result, self.run, *(self.output(number, name, since=-keep, limit=keep).data for name in _STREAMS)
+        )
 
     def kill(self, number: int) -> None:
         """Kill job `number`."""
@@ -197,6 +211,8 @@ class VM:
 
     def output(self, number: int, stream: str, *, since: int = 0, limit: int = 16384) -> ConsolePiece:
         """What job `number` wrote to `stream` (stdout, stderr), from byte `since` on."""
+        if stream not in _STREAMS:
+            raise UsageError(f"a job has no {stream!r}", hint=" or ".join(_STREAMS))
         return _piece(self.run / "jobs" / str(number) / stream, since, limit)
 
     def console(self, *, since: int = 0, limit: int = 16384, grep: str = "") -> ConsolePiece:
@@ -217,30 +233,45 @@ class VM:
         try:
             return self._wait("exit", "", 0, timeout)
         except HarnessError:
-            if runs.is_live(self.run):
-                raise
-            return Matched(True, "", 0, "stopped")
+            # The last thing that a process drops is not its connection.
+            runs.wait_until_over(self.run, 2.0)
+            return Matched(True, "", self.console(since=-1, limit=1).cursor, "stopped")
 
     def push(self, source: Path, target: str) -> None:
         """Copy a file or a folder into the guest: to `target`, or into it when it ends with a slash or is a folder."""
-        archive, name = copy.archived(source)
+        memory = int(runs.read_json(self.run / "spec.json").get("memory", 0)) << 20
+        archive, name = copy.archived(source, memory)
         into = target.endswith("/") or self.exec(["test", "-d", target], timeout=20).status == 0
         folder, name = (target, name) if into else (str(PurePosixPath(target).parent), PurePosixPath(target).name)
+        if name in ("", ".", ".."):
+            raise UsageError(f"{str(source) if into else target!r} does not name a file", hint="name one")
         data = archive(name)
-        done = self.exec(
-            ["sh", "-c", 'mkdir -p "$1" && tar -x -f - -C "$1"', "sh", folder], timeout=600, stdin=copy.pieces(data)
-        )
+        script = 'mkdir -p -- "$1" && tar -x -f - -C "$1"'
+        done = self.exec(["sh", "-c", script, "sh", folder], timeout=600, stdin=copy.pieces(data))
         self._must(done, f"{source} cannot be copied to {target}")
 
     def pull(self, source: str, target: Path) -> None:
         """Copy a file or a folder out of the guest, to `target`, or into it when it is a folder."""
-        path = PurePosixPath(source.rstrip("/"))
-        chunks: list[bytes] = []
-        done = self.exec(
-            ["tar", "-c", "-f", "-", "-C", str(path.parent), path.name], timeout=600, on_stdout=chunks.append
-        )
-        self._must(done, f"{source} cannot be copied from the guest")
-        copy.extract(b"".join(chunks), path.name, target)
+        path = PurePosixPath(source)
+        if path.name in ("", ".."):
+            raise UsageError(f"{source!r} does not name a file", hint="name a file or a folder of the guest")
+        where = target if target.is_dir() else target.parent
+        if not where.is_dir():
+            raise UsageError(f"there is no folder {where}", hint="make it first")
+        try:
+            with tempfile.TemporaryFile(dir=where) as archive:
+                done = self.exec(
+                    ["tar", "-c", "-f", "-", "-C", str(path.parent), "--", path.name],
+                    timeout=600,
+                    on_stdout=archive.write,
+                )
+                self._must(done, f"{source} cannot be copied from the guest")
+                archive.seek(0)
+                copy.extract(archive, path.name, target)
+        except OSError as error:
+            raise HarnessError(
+                f"cannot write to {where}: {error.strerror}", hint="is it writable, is there room?"
+            ) from None
 
     def sysrq(self, keys: str) -> int:
         """SysRq by the serial console; the console's cursor from where on its answer stands."""
@@ -296,10 +327,18 @@ class VM:
 
     def stop(self) -> dict[str, Any]:
         """End the VM; its run's verdict."""
-        with contextlib.suppress(HarnessError):
+        answers = True
+        try:
             self._ask("stop")
-        runs.wait_until_over(self.run, _STOP_SECONDS)
-        return runs.read_json(self.run / "verdict.json")
+        except HarnessError:
+            answers = False
+        try:
+            runs.wait_until_over(self.run, _STOP_SECONDS if answers else _KILLED_SECONDS)
+        except HarnessError:
+            # It hangs, or somebody has stopped it: its keeper ends what it owns.
+            runs.kill_owner(self.run)
+            runs.wait_until_over(self.run, _KILLED_SECONDS)
+        return runs.wait_for_verdict(self.run, _KILLED_SECONDS)
 
     def _must(self, done: ExecResult, what: str) -> None:
         if done.status != 0:
@@ -311,6 +350,7 @@ class VM:
     ) -> dict[str, Any]:
         if timeout is not None and timeout <= 0:
             raise UsageError(f"a time-out of {timeout:g} s leaves no time", hint="give seconds")
+        run_request(argv, cwd=cwd, env=env or {})
         return {
             "op": "exec",
             "argv": list(argv),
@@ -341,34 +381,51 @@ class VM:
             ) from None
 
 
-def start(request: VmRequest, *, say: Callable[[str], None] = lambda what: None) -> VM:
-    """Start a VM and return when it takes commands. Raises HarnessError when it does not get there."""
-    env_log = os.memfd_create("kernloop-supervisor")
-    child = process.detach([sys.executable, "-m", "kernloop.vm.supervisor"], stderr=env_log)
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with child.stdin as stdin, contextlib.suppress(BrokenPipeError):
-        stdin.write(json.dumps(request.as_json()).encode())
-    with child.stdout as stdout:
-        for text in stdout:
-            message = json.loads(text)
-            if "say" in message:
-                say(message["say"])
-            elif "error" in message:
-                child.wait(timeout=_STOP_SECONDS)
-                raise wire.raised(message["error"])
-            elif "up" in message:
-                os.close(env_log)
-                # The supervisor is init's child from here on, not a zombie of ours.
-                threading.Thread(target=child.wait, daemon=True).start()
-                return VM(message["up"]["name"], Path(message["up"]["run"]))
-    child.wait(timeout=_STOP_SECONDS)
-    said = os.pread(env_log, 1 << 16, 0).decode(errors="replace").strip().splitlines()
-    os.close(env_log)
+def start(request: VmRequest, *, bound: bool = False, say: Callable[[str], None] = lambda what: None) -> VM:
+    """Start a VM and return when it takes commands; with `bound` it ends when this process does, even by SIGKILL.
+
+    Raises HarnessError when it does not get there. A supervisor whose caller goes away before that, by an exception for
+    instance, ends.
+    """
+    request = replace(request, owner=os.getpid() if bound else None)
+    with open(os.memfd_create("kernloop-supervisor"), "w+b") as log:  # noqa: PTH123 it has no path
+        child = process.detach([sys.executable, "-m", "kernloop.vm.supervisor"], stderr=log.fileno())
+        # Once it has told what there is to tell it is init's child, not a zombie of ours.
+        reaper = threading.Thread(target=child.wait, daemon=True)
+        reaper.start()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with contextlib.suppress(BrokenPipeError), child.stdin as stdin:
+            stdin.write(json.dumps(request.as_json()).encode())
+        with child.stdout as stdout:
+            for message in _said(stdout):
+                if "say" in message:
+                    say(message["say"])
+                elif "error" in message:
+                    reaper.join(_STOP_SECONDS)
+                    raise wire.raised(message["error"])
+                elif "up" in message:
+                    return VM(message["up"]["name"], Path(message["up"]["run"]))
+        reaper.join(_STOP_SECONDS)
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip().splitlines()
     raise HarnessError(
         f"the VM's supervisor ended: {said[-1] if said else f'status {child.returncode}'}",
         hint="kernloop runs list says how its run ended",
     )
+
+
+# What a supervisor says until it is up, or has ended.
+def _said(stdout: IO[bytes]) -> Iterator[dict[str, Any]]:
+    os.set_blocking(stdout.fileno(), False)
+    rest = b""
+    while select.select([stdout], [], [], _START_SECONDS)[0]:
+        data = os.read(stdout.fileno(), 1 << 16)
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        yield from map(json.loads, lines)
+    raise HarnessError(f"the VM's supervisor has said nothing for {_START_SECONDS:g} s", hint="kernloop vm list")
 
 
 def find(name: str) -> VM:
@@ -402,7 +459,8 @@ def listing() -> list[VmInfo]:
         except HarnessError:
             if not runs.is_live(path):
                 continue
-            state = "no answer" if (path / wire.SOCKET).exists() else "starting"
+            events = {entry.get("event") for entry in runs.timeline(path)}
+            state = "no answer" if (path / wire.SOCKET).exists() else "ending" if "serving" in events else "starting"
             found.append(VmInfo(vm.name, path, state, {"memory": spec.get("memory"), "kernel": spec.get("kernel")}))
     return found
 
@@ -413,13 +471,16 @@ def read_console(run: Path, *, since: int = 0, limit: int = 16384, grep: str = "
     if not grep:
         return piece
     wanted = _compiled(grep)
+    lines = piece.data.splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n") and runs.is_live(run):
+        lines.pop()  # its rest is still to come
     kept = bytearray()
     at = piece.start
-    for text in piece.data.splitlines(keepends=True):
-        fits = wanted.search(text.rstrip(b"\r\n"))
-        if fits and len(kept) + len(text) > limit:
-            return ConsolePiece(bytes(kept), piece.start, at, True)
-        kept += text if fits else b""
+    for text in lines:
+        if wanted.search(text.rstrip(b"\r\n")):
+            if kept and len(kept) + len(text) > limit:
+                return ConsolePiece(bytes(kept), piece.start, at, True)
+            kept += text[:limit]
         at += len(text)
     return ConsolePiece(bytes(kept), piece.start, at, False)
 
@@ -443,10 +504,6 @@ def _piece(file: Path, since: int, limit: int) -> ConsolePiece:
     except FileNotFoundError:
         raise UsageError(f"there is no {file}", hint="kernloop vm list") from None
     return ConsolePiece(data, begin, begin + len(data), begin + len(data) < size)
-
-
-def _tail(file: Path, keep: int) -> bytes:
-    return _piece(file, -keep, keep).data
 
 
 def _answer(message: dict[str, Any]) -> dict[str, Any]:
@@ -473,9 +530,25 @@ def _exec_result(result: dict[str, Any], run: Path, stdout: bytes, stderr: bytes
     )
 
 
-# The other side reads on while we write: a command that filters answers before it has all.
-def _send_stdin(connection: wire.Connection, pieces: Iterable[bytes]) -> None:
-    with contextlib.suppress(OSError):
-        for piece in pieces:
-            connection.send({"in": wire.pack(piece)})
-        connection.send({"eof": True})
+# Sends `pieces` to the command while the other side is read: one that filters answers before it has all.
+class _Feeder:
+    def __init__(self, connection: wire.Connection, pieces: Iterable[bytes]) -> None:
+        self.failed: OSError | None = None
+        self._connection = connection
+        self._pieces = iter(pieces)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                piece = next(self._pieces, None)
+            except OSError as error:
+                self.failed = error
+                self._connection.hang_up()
+                return
+            try:
+                self._connection.send({"eof": True} if piece is None else {"in": wire.pack(piece)})
+            except OSError:
+                return
+            if piece is None:
+                return

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable
 
 from kernloop.report.crash import Crash
 from kernloop.report.engine import ConsoleParser
@@ -22,18 +21,16 @@ class Console:
     event loop's time of the last line.
     """
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         self._found: dict[int, Crash] = {}
         self.panic = asyncio.Event()
         self.last_line = 0.0
         self.sysrq = asyncio.Event()
         self.init_said = ""
         self._parser = ConsoleParser()
-        self._on_line = on_line
 
     def feed(self, line: str) -> None:
         self.last_line = asyncio.get_running_loop().time()
-        self._on_line(line)
         self._take(self._parser.feed(line))
         if "Kernel panic - not syncing" in line:
             self.panic.set()

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import io
+import os
+import secrets
+import shutil
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from kernloop.errors import HarnessError, UsageError
+from kernloop.host import owned
 
 __all__ = ["archived", "extract", "pieces"]
 
@@ -18,18 +23,37 @@ def pieces(data: bytes, size: int = 1 << 18) -> Iterable[bytes]:
     return (data[at : at + size] for at in range(0, len(data), size))
 
 
-def archived(source: Path) -> tuple[Callable[[str], bytes], str]:
-    """What makes the archive of `source` under a name that is given to it, and its own name. Raises UsageError."""
+def archived(source: Path, limit: int) -> tuple[Callable[[str], bytes], str]:
+    """What makes the archive of `source` under a name that is given to it, and its own name.
+
+    Raises UsageError, also for more than `limit` bytes.
+    """
     if not source.exists():
         raise UsageError(f"{source} is not there", hint="name a file or a folder of this machine")
 
     def make(name: str) -> bytes:
         out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
-            archive.add(source, name, filter=_as_root)
+        left = limit
+
+        def fitting(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            nonlocal left
+            left -= member.size
+            if left < 0:
+                raise UsageError(
+                    f"{source} is more than the guest has memory for: {limit >> 20} MiB", hint="start one with more"
+                )
+            return _as_root(member)
+
+        try:
+            with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+                archive.add(source, name, filter=fitting)
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {error.filename or source}: {error.strerror}", hint="copy what can be read"
+            ) from None
         return out.getvalue()
 
-    return make, source.absolute().name
+    return make, source.resolve().name
 
 
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -38,16 +62,26 @@ def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def extract(data: bytes, name: str, target: Path) -> None:
-    """Put the member `name` of the archive `data` to `target`, or into it if that is a folder. Raises HarnessError."""
-    folder, final = (target, name) if target.is_dir() else (target.parent, target.name)
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", hint="make it first")
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            for member in archive.getmembers():
-                member.name = final + member.name.removeprefix(name)
-                # Refuses absolute names, links out of the folder and devices: the guest is not trusted.
-                archive.extract(member, folder, filter="data")
-    except (tarfile.TarError, OSError) as error:
-        raise HarnessError(f"cannot write to {folder}: {error}", hint="is it writable, is there room?") from None
+def extract(archive: BinaryIO, name: str, target: Path) -> None:
+    """Put the member `name` of `archive` to `target`, or into it if that is a folder. Raises UsageError, HarnessError.
+
+    The guest is not trusted: whatever it calls its files, they come to lie in a folder of their own first, and only
+    `name` moves from there.
+    """
+    final = target / name if target.is_dir() else target
+    if not final.parent.is_dir():
+        raise UsageError(f"there is no folder {final.parent}", hint="make it first")
+    if final.is_dir():
+        raise UsageError(f"there is a folder {final} already", hint="name another one")
+    staging = final.parent / f".{final.name}.{os.getpid()}.{secrets.token_hex(4)}.staging"
+    with owned.folder(staging):
+        try:
+            staging.mkdir(mode=0o700)
+            with tarfile.open(fileobj=archive, mode="r|") as members:
+                # Refuses absolute names, links out of the folder and devices.
+                members.extractall(staging, filter="data")
+            (staging / name).rename(final)
+        except (tarfile.TarError, OSError) as error:
+            raise HarnessError(f"cannot write {final}: {error}", hint="is it writable, is there room?") from None
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)

@@ -34,6 +34,8 @@ class Kind(StrEnum):
     STDIN = "I"
     KILL = "K"
     SHUTDOWN = "S"
+    HOLD = "P"
+    REST = "Q"
     RESTORED = "C"
 
 

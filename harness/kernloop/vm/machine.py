@@ -23,6 +23,7 @@ from kernloop.host import owned, process
 from kernloop.kernel.notes import build_id_of_notes
 from kernloop.vm.argv import Channels
 from kernloop.vm.frames import STDIN_WINDOW, Decoder, Frame, Kind, encode, run_request
+from kernloop.vm.news import News
 
 __all__ = ["Ended", "Hello", "Job", "Machine", "start"]
 
@@ -34,6 +35,10 @@ _PIECE = 1 << 18
 _QMP_SECONDS = 10.0
 # A snapshot of a guest with gigabytes of memory in use, written to a slow disk.
 _MIGRATION_SECONDS = 120.0
+# The agent answers between two frames, unless the guest hangs.
+_REST_SECONDS = 10.0
+# Commands are numbered from 1 to this, then again from 1: a frame has 16 bits for it.
+_NUMBERS = 0xFFFF
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Machine:
         self.panicked = asyncio.Event()
         self.packed_job: Job | None = None
         self.shutdown_reason: str | None = None
+        self._shut_down = asyncio.Event()
         self._qemu = qemu
         self._agent = agent
         self._to_agent = to_agent
@@ -100,12 +106,24 @@ class Machine:
         self._qmp: QMPClient | None = None
         self._events = EventListener()
         self._migrated: asyncio.Future[str] | None = None
-        self._console_bytes = 0
-        self._console_news = asyncio.Event()
+        self._rests = 0
+        self._at_rest: asyncio.Future[None] | None = None
+        # What is kept back while the agent is at rest, None while it is not.
+        self._later: list[bytes] | None = None
+        self.console_bytes = 0
+        # Told at each piece of the console, whole lines or not.
+        self.console_news = News()
 
     @property
     def pid(self) -> int:
         return self._qemu.pid
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal or a debugger of the host keeps QEMU from running (proc_pid_stat(5))."""
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        return False
 
     async def qmp(
         self, command: str, arguments: Mapping[str, object] | None = None, *, seconds: float = _QMP_SECONDS
@@ -141,7 +159,12 @@ class Machine:
         address = {"transport": "file", "filename": str(state), "offset": 0}
         await self.qmp(command, {"channels": [{"channel-type": "main", "addr": address}]})
         signs: set[asyncio.Future[Any]] = {self._migrated, self.ended}
-        await asyncio.wait(signs, timeout=_MIGRATION_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait(signs, timeout=_MIGRATION_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not self._migrated.done() and not self.ended.done():
+                with contextlib.suppress(HarnessError):
+                    await self.qmp("migrate_cancel")
         if self._migrated.done() and self._migrated.result() == "completed":
             return
         said = f": {self.ended.result().stderr}" if self.ended.done() else ""
@@ -158,9 +181,12 @@ class Machine:
         stdin: bool = False,
     ) -> Job:
         """Start `argv` in the guest; with `stdin` its standard input is open until `close_stdin`, else at its end."""
-        number, self.next_job = self.next_job, self.next_job % 0xFFFF + 1
+        request = run_request(argv, cwd=cwd, env=env)
+        while self.next_job in self._jobs:
+            self.next_job = self.next_job % _NUMBERS + 1
+        number, self.next_job = self.next_job, self.next_job % _NUMBERS + 1
         job = self._jobs[number] = Job(on_stdout, on_stderr, number=number)
-        self._to_agent.write(encode(Frame(Kind.RUN, number, run_request(argv, cwd=cwd, env=env))))
+        self._send(Kind.RUN, number, request)
         if not stdin:
             self.close_stdin(job)
         return job
@@ -179,20 +205,48 @@ class Machine:
             piece = rest[: job.window]
             rest = rest[len(piece) :]
             job.window -= len(piece)
-            self._to_agent.write(encode(Frame(Kind.STDIN, job.number, bytes(piece))))
+            self._send(Kind.STDIN, job.number, bytes(piece))
 
     def close_stdin(self, job: Job) -> None:
         """The command reads end of file after what was sent."""
-        self._to_agent.write(encode(Frame(Kind.STDIN, job.number, b"")))
+        self._send(Kind.STDIN, job.number)
+
+    def hold_output(self, job: Job, held: bool) -> None:
+        """While held, the command's output waits in its pipes, and so does the command when they are full."""
+        self._send(Kind.HOLD, job.number, bytes([held]))
+
+    @contextlib.asynccontextmanager
+    async def agent_at_rest(self, *, real_time: bool) -> AsyncIterator[None]:
+        """In the block no frame is on its way, neither whole nor in part: a machine saved then can be talked to.
+
+        Afterwards the guest is told the time again. Raises HarnessError when the agent does not answer.
+        """
+        self._rests = self._rests % _NUMBERS + 1
+        at_rest = self._at_rest = asyncio.get_running_loop().create_future()
+        self._send(Kind.REST, self._rests)
+        self._later = []
+        signs: set[asyncio.Future[Any]] = {at_rest, self.ended}
+        try:
+            await asyncio.wait(signs, timeout=_REST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not at_rest.done():
+                raise HarnessError(
+                    f"the guest's agent does not answer within {_REST_SECONDS:g} s", hint="does the guest hang?"
+                )
+            yield
+        finally:
+            later, self._later = self._later, None
+            self.wake(real_time=real_time)
+            for frame in later:
+                self._to_agent.write(frame)
 
     def wake(self, *, real_time: bool) -> None:
         """Tell a restored guest the time of day (it still has its snapshot's), and give it entropy of its own."""
         now = time.time_ns() if real_time else 0
-        self._to_agent.write(encode(Frame(Kind.RESTORED, 0, struct.pack("<Q", now) + os.urandom(64))))
+        self._send(Kind.RESTORED, 0, struct.pack("<Q", now) + os.urandom(64))
 
     def kill(self, job: Job, number: int) -> None:
         """Send signal `number` to the process group of `job`."""
-        self._to_agent.write(encode(Frame(Kind.KILL, job.number, struct.pack("<i", number))))
+        self._send(Kind.KILL, job.number, struct.pack("<i", number))
 
     async def send_break(self, keys: str) -> None:
         """SysRq by serial break: BREAK, then one key, for each of `keys` (Documentation/admin-guide/sysrq.rst)."""
@@ -219,11 +273,11 @@ class Machine:
     async def read_console(self, console: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
         rest = b""
         while data := await console.read(_PIECE):
-            self._console_bytes += len(data)
-            self._console_news.set()
+            self.console_bytes += len(data)
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 on_line(line.rstrip(b"\r").decode(errors="replace"))
+            self.console_news.tell()
         if rest:
             on_line(rest.decode(errors="replace"))
 
@@ -244,9 +298,17 @@ class Machine:
         """Wait until the console's first `printed` bytes of this machine have been read, 2 s at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2):
-                while self._console_bytes < printed and not self.ended.done():
-                    self._console_news.clear()
-                    await self._console_news.wait()
+                while self.console_bytes < printed and not self.ended.done():
+                    signs: set[asyncio.Future[Any]] = {self.console_news.next, self.ended}
+                    await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+
+    async def why_gone(self) -> str:
+        """What QEMU named as the reason of its end (ShutdownCause of QEMU's qapi/run-state.json), "" for none."""
+        # Its last event may be read a moment after its end is seen; one that was killed has not sent any.
+        if self.ended.done() and self.ended.result().status >= 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._shut_down.wait(), 1)
+        return self.shutdown_reason or ""
 
     def watch_reader(self, reader: asyncio.Task[None]) -> None:
         """Resolve `broken` when `reader` fails: nobody would hear of the command's end otherwise."""
@@ -272,12 +334,24 @@ class Machine:
             with contextlib.suppress(QMPError, EOFError, OSError):
                 await self._qmp.disconnect()
 
+    def _send(self, kind: Kind, number: int, data: bytes = b"") -> None:
+        frame = encode(Frame(kind, number, data))
+        if self._later is None:
+            self._to_agent.write(frame)
+        else:
+            self._later.append(frame)
+
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind is Kind.NOTES:
             self._notes = frame.data
             return
         if frame.kind is Kind.READY and not self.ready.done():
             self.ready.set_result(None)
+            return
+        if frame.kind is Kind.REST:
+            # The answer to one that was given up long ago is nobody's.
+            if self._at_rest and frame.job == self._rests and not self._at_rest.done():
+                self._at_rest.set_result(None)
             return
         if frame.kind is Kind.HELLO:
             if not self.hello.done():
@@ -309,6 +383,7 @@ class Machine:
                     self.panicked.set()
                 case "SHUTDOWN":
                     self.shutdown_reason = str(data.get("reason"))
+                    self._shut_down.set()
                 case "MIGRATION" if data["status"] in ("completed", "failed") and self._migrated:
                     if not self._migrated.done():
                         self._migrated.set_result(str(data["status"]))

@@ -10,9 +10,10 @@
  * Here a round of the main loop is made only
  *  - while the vCPU thread waits for something to do: all vCPUs are halted or stopped; or
  *  - between two time slices, the vCPU thread standing still, when a round has no effect on the guest by itself (a vCPU is
- *    busy and no timer is due): for bottom halves that the vCPU thread scheduled, at once, so that they too come at the
- *    same instruction always; and for the host's own wishes (monitor, console input, signals), whenever they come.
- * And the vCPU thread stands still until the round, and the rounds that it causes, are over.
+ *    busy and no timer is due): for bottom halves that the vCPU thread scheduled, some slices later, so that they too come
+ *    at the same instruction always; and for the host's own wishes (monitor, console input, signals), whenever they come.
+ * And the vCPU thread stands still until the round, and the rounds that it causes, are over. Its calls for the main thread
+ * are held back until then: most are for timers of other threads, with each tick, and there are none.
  *
  * With KERNLOOP_STOP_WHEN_READY in the environment the guest is also stopped in the middle of the write that tells the
  * host that it may be frozen (Z, see guest/init.c): no vCPU executes anything more, so that its snapshot, too, does not
@@ -30,7 +31,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -41,6 +41,7 @@
 #define ALL_TIMERS -1
 #define STATE_PAUSED 4 /* RunState */
 #define FDS_MAX 1024
+#define SLICES_MAX 16 /* that a bottom half may have to wait: a few of the guest's ticks */
 #define ROUNDS_MAX 1000 /* that the main loop may cause itself: more is a loop that waits for the vCPUs */
 
 typedef void lock_hook(void *mutex, const char *file, int line);
@@ -66,13 +67,17 @@ static pthread_cond_t turned = PTHREAD_COND_INITIALIZER;
 static bool in_round; /* the main thread makes one */
 static bool handed; /* the vCPU thread stands still for one */
 static _Atomic(void *) parked; /* the condition that the vCPU thread waits on and that nobody has signalled */
-/* Written by one side while the other stands still, or a hint. */
-static atomic_bool wished; /* by the main thread: it was woken */
-static atomic_bool scheduled; /* by the vCPU thread: it woke the main thread */
-static atomic_bool waking[FDS_MAX]; /* the descriptors that wake the main thread */
-static int bell = -1; /* wakes it too */
+static bool wakes_main[FDS_MAX]; /* the descriptors it waits for; written while the vCPU thread stands still */
+static atomic_bool is_eventfd[FDS_MAX];
+static atomic_bool wished; /* by the main thread, awake: a round */
+/* The vCPU thread's own. */
+static int held[FDS_MAX]; /* the descriptors it has called the main thread by */
+static int n_held;
+static int slices; /* since the first of these calls */
 static bool stop_when_ready;
 static __thread bool is_vcpus;
+
+static const uint64_t call = 1; /* what event_notifier_set() writes */
 
 static void __attribute__((noreturn)) give_up(const char *what)
 {
@@ -98,16 +103,20 @@ static bool is_main(void)
 	return known == 1;
 }
 
+static void call_main(void)
+{
+	while (n_held)
+		real_write(held[--n_held], &call, sizeof(call));
+	slices = 0;
+}
+
 /* The vCPU thread, between two time slices. */
 static void hand_over(void)
 {
-	uint64_t one = 1;
-
+	call_main();
 	pthread_mutex_lock(&turn);
 	handed = true;
-	pthread_cond_broadcast(&turned);
-	if (!wished)
-		real_write(bell, &one, sizeof(one));
+	real_broadcast(&turned);
 	while (handed || in_round)
 		pthread_cond_wait(&turned, &turn);
 	pthread_mutex_unlock(&turn);
@@ -120,7 +129,7 @@ static void lock_bql(void *mutex, const char *file, int line)
 	if (file == known || strstr(file, VCPU_SOURCE)) {
 		known = file;
 		is_vcpus = true;
-		if ((scheduled || wished) && !all_cpu_threads_idle() &&
+		if ((wished || (n_held && ++slices >= SLICES_MAX)) && !all_cpu_threads_idle() &&
 		    qemu_clock_deadline_ns_all(CLOCK_VIRTUAL, ALL_TIMERS) != 0)
 			hand_over();
 	}
@@ -129,6 +138,7 @@ static void lock_bql(void *mutex, const char *file, int line)
 
 static void wait_as_vcpus(void *cond, void *mutex, const char *file, int line)
 {
+	call_main();
 	pthread_mutex_lock(&turn);
 	parked = cond;
 	real_broadcast(&turned);
@@ -189,13 +199,26 @@ int pthread_cond_broadcast(pthread_cond_t *cond)
 	return real_broadcast(cond);
 }
 
+int eventfd(unsigned int value, int flags)
+{
+	int fd = syscall(SYS_eventfd2, value, flags);
+
+	if (fd >= 0 && fd < FDS_MAX)
+		is_eventfd[fd] = true;
+	return fd;
+}
+
 ssize_t write(int fd, const void *data, size_t len)
 {
 	if (!real_write)
 		real_write = next("write");
-	if (is_vcpus && len == sizeof(uint64_t) && fd >= 0 && fd < FDS_MAX && waking[fd])
-		scheduled = true;
-	return real_write(fd, data, len);
+	if (!is_vcpus || fd < 0 || fd >= FDS_MAX || !wakes_main[fd] || len != sizeof(call) || memcmp(data, &call, len))
+		return real_write(fd, data, len);
+	for (int i = 0; i < n_held; i++)
+		if (held[i] == fd)
+			return len;
+	held[n_held++] = fd;
+	return len;
 }
 
 /* The agent's port: QEMU writes there in the vCPU thread, in the guest's own write to the device. */
@@ -211,6 +234,7 @@ ssize_t writev(int fd, const struct iovec *pieces, int n)
 	    !memcmp(pieces->iov_base, ready, sizeof(ready))) {
 		stop_when_ready = false;
 		vm_stop(STATE_PAUSED);
+		slices = SLICES_MAX;
 	}
 	return done;
 }
@@ -218,11 +242,10 @@ ssize_t writev(int fd, const struct iovec *pieces, int n)
 static void leave_round(const struct pollfd *fds, nfds_t n)
 {
 	pthread_mutex_lock(&turn);
-	for (int fd = 0; fd < FDS_MAX; fd++)
-		waking[fd] = false;
+	memset(wakes_main, 0, sizeof(wakes_main));
 	for (nfds_t i = 0; i < n; i++)
-		if (fds[i].fd >= 0 && fds[i].fd < FDS_MAX)
-			waking[fds[i].fd] = true;
+		if (fds[i].fd >= 0 && fds[i].fd < FDS_MAX && is_eventfd[fds[i].fd])
+			wakes_main[fds[i].fd] = true;
 	in_round = false;
 	real_broadcast(&turned);
 	pthread_mutex_unlock(&turn);
@@ -230,16 +253,13 @@ static void leave_round(const struct pollfd *fds, nfds_t n)
 
 static void enter_round(void)
 {
-	uint64_t rung;
-
 	pthread_mutex_lock(&turn);
 	wished = true;
 	while (!parked && !handed)
 		pthread_cond_wait(&turned, &turn);
-	wished = scheduled = handed = false;
+	wished = handed = false;
 	in_round = true;
 	pthread_mutex_unlock(&turn);
-	(void)!read(bell, &rung, sizeof(rung));
 }
 
 /* The main loop's wait: it is the one without the lock. */
@@ -247,12 +267,11 @@ int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const si
 {
 	static const struct timespec at_once;
 	static int rounds;
-	struct pollfd with_bell[FDS_MAX];
 	int ready;
 
 	if (!real_ppoll)
 		real_ppoll = next("ppoll");
-	if (!is_main() || bell < 0 || bql_locked() || n >= FDS_MAX)
+	if (!is_main() || bql_locked())
 		return real_ppoll(fds, n, timeout, mask);
 
 	/* What the round itself caused belongs to it. */
@@ -263,9 +282,7 @@ int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const si
 	}
 	rounds = 0;
 	leave_round(fds, n);
-	memcpy(with_bell, fds, n * sizeof(*fds));
-	with_bell[n] = (struct pollfd){ .fd = bell, .events = POLLIN };
-	real_ppoll(with_bell, n + 1, timeout, mask);
+	real_ppoll(fds, n, timeout, mask);
 	enter_round();
 	return real_ppoll(fds, n, &at_once, mask);
 }
@@ -285,8 +302,5 @@ static void __attribute__((constructor)) start(void)
 	real_wait = qemu_cond_wait_func;
 	bql_mutex_lock_func = lock_bql;
 	qemu_cond_wait_func = wait_with_lock;
-	bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (bell < 0)
-		give_up("no eventfd");
 	stop_when_ready = getenv("KERNLOOP_STOP_WHEN_READY");
 }

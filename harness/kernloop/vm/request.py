@@ -32,7 +32,8 @@ class VmRequest:
     """A VM to start; `memory` in MiB, `idle` seconds without a client or a command until it stops.
 
     With `seed` it runs in virtual time. `tag` is a saved VM to start from, whose machine it gets.
-    `folder` is the directory that a vng guest shares, for it to write to if `writable`.
+    `folder` is the directory that a vng guest shares, for it to write to if `writable`. `owner` is the pid of the
+    process that starts it when it must end with that process, which kernloop.vm.client fills in.
     """
 
     name: str = ""
@@ -48,6 +49,7 @@ class VmRequest:
     tag: str = ""
     folder: str = ""
     writable: bool = False
+    owner: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,7 +70,8 @@ def live() -> list[tuple[Path, dict[str, Any]]]:
     """The run directories of VMs whose supervisor lives, newest first, with their specs."""
     folder = runs_dir()
     paths = sorted((path for path in folder.glob(f"*-{VERB}-*")), reverse=True) if folder.exists() else []
-    return [(path, runs.read_json(path / "spec.json")) for path in paths if runs.is_live(path)]
+    found = [(path, runs.read_json(path / "spec.json")) for path in paths if runs.is_live(path)]
+    return [(path, spec) for path, spec in found if spec]  # without, it is about to be
 
 
 @contextlib.contextmanager
@@ -79,6 +82,8 @@ def reserved(request: VmRequest) -> Iterator[str]:
     """
     if request.name:
         check_name(request.name, "VM")
+    if not request.idle > 0:
+        raise UsageError(f"an idle time of {request.idle:g} s leaves no time", hint="give seconds")
     with exclusive("vms", what="starting a VM", seconds=60):
         running = live()
         names = {str(spec.get("subject")) for _, spec in running}
@@ -109,7 +114,7 @@ def _made_up(taken: set[str]) -> str:
 
 def _limit(variable: str, default: int) -> int:
     text = os.environ.get(variable, "")
-    if text and not text.isdigit():
+    if text and not text.isdecimal():
         raise UsageError(f"{variable}={text!r} is no number", hint=f"unset it for the default, {default}")
     return int(text or default)
 

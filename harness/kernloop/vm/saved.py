@@ -15,12 +15,12 @@ from typing import Any
 from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host import owned
-from kernloop.host.cache import need_space
+from kernloop.host.cache import exclusive, need_space
 from kernloop.host.paths import state_dir
 from kernloop.vm import snapshots
 from kernloop.vm.request import VmRequest, check_name
 
-__all__ = ["Saved", "load", "making", "remove", "tags"]
+__all__ = ["Saved", "load", "making", "remove", "seal", "tags"]
 
 
 @dataclass(frozen=True)
@@ -41,59 +41,83 @@ def load(tag: str) -> Saved:
     """Raises UsageError when there is no such tag, HarnessError when its files were changed."""
     check_name(tag, "saved VM")
     path = _folder() / tag
-    about = runs.read_json(path / "about.json")
-    if not about:
+    if not path.is_dir():
         known = " ".join(saved.tag for saved in tags()) or "none"
         raise UsageError(f"no VM is saved as {tag!r}; there are: {known}", hint="kernloop vm snapshot NAME TAG")
+    about = runs.read_json(path / "about.json")
+    found = _saved(tag, path, about)
+    if found is None:
+        raise _damaged(tag, path, "about.json")
     for name, checksum in about["files"].items():
         if not (path / name).exists() or snapshots.checksum(path / name) != checksum:
-            raise HarnessError(f"the saved VM {tag} is damaged ({name})", hint=f"save it anew; rm -r {path}")
-    return _saved(tag, path, about)
+            raise _damaged(tag, path, name)
+    return found
 
 
 def tags() -> list[Saved]:
-    """All of them, by name."""
+    """All that can be read, by name."""
     paths = sorted(_folder().iterdir()) if _folder().exists() else []
-    found = [(path, runs.read_json(path / "about.json")) for path in paths if not path.name.startswith(".")]
-    return [_saved(path.name, path, about) for path, about in found if about]
+    found = [_saved(path.name, path, runs.read_json(path / "about.json")) for path in paths if path.name[0] != "."]
+    return [saved for saved in found if saved]
 
 
 @contextlib.contextmanager
-def making(tag: str, request: VmRequest, key: str, jobs: int) -> Iterator[Path]:
-    """A folder to put `state` and `console` into; it takes the tag's place, an older one of that name goes.
+def making(tag: str, memory: int) -> Iterator[Path]:
+    """A folder to put `state` and `console` into and to `seal`; it then takes the place of an older one of that tag.
 
-    Raises UsageError for a tag that cannot be one.
+    `memory` is the VM's, in MiB. Raises UsageError for a tag that cannot be one.
     """
     check_name(tag, "saved VM")
     final = _folder() / tag
     staging = final.with_name(f".{tag}.{os.getpid()}.staging")
-    need_space(_folder(), request.memory // 2, "a saved VM")
+    need_space(_folder(), memory // 2, "a saved VM")
     with owned.folder(staging):
         try:
             staging.mkdir(parents=True, mode=0o700)
             yield staging
-            files = {file.name: snapshots.checksum(file) for file in sorted(staging.iterdir())}
-            about = {"request": request.as_json(), "key": key, "jobs": jobs, "files": files}
-            runs.write_json(staging / "about.json", about)
-            snapshots.remove(final)
-            staging.rename(final)
+            with exclusive(f"saved-{tag}", what="saving a VM", seconds=10):
+                snapshots.remove(final)
+                staging.rename(final)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def remove(tag: str) -> Saved:
+def seal(folder: Path, request: VmRequest, key: str, jobs: int) -> int:
+    """Write down what is in `folder`; its size in bytes on disk. It reads all of it."""
+    files = {file.name: snapshots.checksum(file) for file in sorted(folder.iterdir())}
+    runs.write_json(folder / "about.json", {"request": request.as_json(), "key": key, "jobs": jobs, "files": files})
+    return _size(folder)
+
+
+def remove(tag: str) -> None:
     """Raises UsageError when there is no such tag."""
-    saved = next((saved for saved in tags() if saved.tag == tag), None)
-    if saved is None:
+    check_name(tag, "saved VM")
+    path = _folder() / tag
+    if not path.is_dir():
         raise UsageError(f"no VM is saved as {tag!r}", hint="kernloop vm snapshots")
-    snapshots.remove(saved.path)
-    return saved
+    snapshots.remove(path)
 
 
-def _saved(tag: str, path: Path, about: dict[str, Any]) -> Saved:
-    size = sum(file.stat().st_blocks * 512 for file in path.iterdir())
-    request = VmRequest.of_json(about["request"])
-    return Saved(tag, path, request, about["key"], about["jobs"], size, time.time() - path.stat().st_mtime)
+# None when `about` is not what `seal` of this version writes.
+def _saved(tag: str, path: Path, about: dict[str, Any]) -> Saved | None:
+    try:
+        request = VmRequest.of_json(about["request"])
+        files, key, jobs = about["files"], str(about["key"]), int(about["jobs"])
+        if "state" not in files or "console" not in files:
+            return None
+        return Saved(tag, path, request, key, jobs, _size(path), time.time() - path.stat().st_mtime)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _damaged(tag: str, path: Path, name: str) -> HarnessError:
+    return HarnessError(
+        f"the saved VM {tag} is damaged, or of another kernloop ({name})", hint=f"save it anew; rm -r {path}"
+    )
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_blocks * 512 for file in path.iterdir())
 
 
 def _folder() -> Path:

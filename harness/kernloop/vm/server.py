@@ -8,48 +8,70 @@ import contextlib
 import json
 import os
 import re
+import select
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from kernloop.errors import HarnessError, UsageError
+from kernloop.report.crash import most_severe
+from kernloop.report.severity import Severity
 from kernloop.vm import dump, saved, wire
 from kernloop.vm.backends import Backend
 from kernloop.vm.frames import run_request
-from kernloop.vm.jobs import LiveJob, Result
+from kernloop.vm.jobs import LiveJob
+from kernloop.vm.machine import Machine
+from kernloop.vm.news import News
 from kernloop.vm.request import VmRequest
 from kernloop.vm.session import End, Session
 
 __all__ = ["Server"]
 
-# So much output waits for a slow client.
-_UNSENT_MAX = 16 << 20
+# So much output waits for a slow client; then the command does.
+_UNSENT_MAX = 4 << 20
 _CLOSE_SECONDS = 2.0
+_REQUEST_SECONDS = 30.0
+# Of so many commands that have ended the results are at hand.
+_KEPT_JOBS = 256
+_VERSION_HINT = "is the client of another version of kernloop?"
 _SYSRQ_KEYS = re.compile(r"[0-9a-zA-Z]{1,16}")
 
 
 class Server:
-    """Serves one guest. `news` is set at each line of the console, `stopped` by whoever wants the VM to end."""
+    """Serves one guest. `stopped` is set by whoever wants the VM to end, and `why` says who."""
 
-    def __init__(
-        self, request: VmRequest, made: Backend, session: Session, news: asyncio.Event, stopped: asyncio.Event
-    ) -> None:
+    def __init__(self, request: VmRequest, made: Backend, session: Session, stopped: asyncio.Event) -> None:
         self.request = request
         self.guest = made.guest
         self._made = made
         self.session = session
         self.why = "stopped by a signal"
-        self._news = news
         self._stopped = stopped
         self._jobs: dict[int, LiveJob] = {}
+        self._last_job = 0
         self._serving: set[asyncio.Task[None]] = set()
-        self._following: dict[asyncio.Task[Result], LiveJob] = {}
+        self._following: set[asyncio.Task[Any]] = set()
+        self._doing = ""
         self._state = "running"
-        self._began = time.time()
-        self._last = asyncio.get_running_loop().time()
+        self._changed = News()
+        self._began = time.monotonic()
+        self._last = self._began
         self._clients = 0
-        self._changed = asyncio.Condition()
+        self._operations: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+            "info": self._info,
+            "job": self._job,
+            "kill": self._kill,
+            "wait": self._wait,
+            "sysrq": self._sysrq,
+            "nmi": self._nmi,
+            "pause": self._pause,
+            "resume": self._resume,
+            "dump": self._dump,
+            "snapshot": self._snapshot,
+            "stop": self._stop,
+        }
 
     @property
     def busy(self) -> bool:
@@ -60,7 +82,7 @@ class Server:
         """What `vm list` and `vm start` tell."""
         hello = self.session.machine.hello.result()
         return {
-            "state": self._state,
+            "state": "no answer" if self.session.machine.stopped else self._state,
             "backend": self.request.backend,
             "kernel": self.guest.kernel.ref,
             "release": hello.release,
@@ -70,9 +92,10 @@ class Server:
             "seed": self.request.seed,
             "pid": self.session.machine.pid,
             "supervisor": os.getpid(),
-            "uptime": round(time.time() - self._began, 1),
+            "uptime": round(time.monotonic() - self._began, 1),
             "jobs": {str(number): "ended" if job.ended.done() else "running" for number, job in self._jobs.items()},
             "reports": [crash.title for crash in self.session.console.crashes],
+            "crash": self._crash(),
             "console_bytes": self._log.stat().st_size,
             "times": {name: round(seconds, 3) for name, seconds in self.session.times.items()},
         }
@@ -89,10 +112,10 @@ class Server:
                 waits: set[asyncio.Future[Any]] = {stop, idle, session.machine.ended}
                 await asyncio.wait(waits if panic.done() else {*waits, panic}, return_when=asyncio.FIRST_COMPLETED)
                 if panic.done() and self._state != "panicked" and panic.result() is End.PANIC:
-                    self._state = "panicked"
                     await session.hold()
-                    await self._tell_change()
+                    self._become("panicked")
                 if session.machine.ended.done():
+                    self.why = ""
                     return End.GONE
                 if stop.done() or idle.done():
                     return End.PANIC if self._state == "panicked" else End.COMMAND
@@ -102,12 +125,11 @@ class Server:
             await asyncio.gather(panic, stop, idle, return_exceptions=True)
 
     async def close(self) -> None:
-        """End what is still being served; each client is told."""
-        self._state = "stopped"
-        await self._tell_change()
-        for job in self._following.values():
-            job.abandon.set()
-        serving = [*self._following, *self._serving]
+        """End what is still being served; each client that listens is told."""
+        self._become("stopped")
+        for job in self._jobs.values():
+            job.abandon(self.why or "the guest is gone")
+        serving: set[asyncio.Task[Any]] = {*self._following, *self._serving}
         if serving:
             _, late = await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
             for task in late:
@@ -121,123 +143,125 @@ class Server:
         self._serving.add(task)
         self._clients += 1
         try:
-            text = await reader.readline()
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                text = await reader.readline()
             if text.endswith(b"\n"):
-                writer.write(wire.line(await self._answer(json.loads(text), reader, writer)))
-                await writer.drain()
+                writer.write(wire.line(await self._answer(text, reader, writer)))
+                writer.close()
+                await writer.wait_closed()
         except (OSError, ValueError):
             pass  # a client that goes away, or is none
         finally:
             self._clients -= 1
-            self._last = asyncio.get_running_loop().time()
+            self._last = time.monotonic()
             self._serving.discard(task)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            # What a client has not read by now that must go, it will not: closing would wait for it.
+            writer.transport.abort()
 
-    async def _answer(
-        self, message: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> dict[str, Any]:
-        name = message.pop("op", "")
-        operations: dict[str, Callable[..., Awaitable[object]]] = {
-            "info": self._info,
-            "job": self._job,
-            "kill": self._kill,
-            "wait": self._wait,
-            "sysrq": self._sysrq,
-            "nmi": self._nmi,
-            "pause": self._pause,
-            "resume": self._resume,
-            "dump": self._dump,
-            "snapshot": self._snapshot,
-            "stop": self._stop,
-        }
+    async def _answer(self, text: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, Any]:
+        message = json.loads(text)
         try:
+            if not isinstance(message, dict):
+                raise UsageError("a request is an object", hint=_VERSION_HINT)
+            name = message.pop("op", "")
             if name == "exec":
-                return {"result": await self._exec(message, reader, writer)}
-            if name not in operations:
-                raise UsageError(f"a VM cannot {name!r}", hint="is the client of another version of kernloop?")
-            return {"result": await operations[name](**message)}
+                _fit(self._exec, reader, writer, **message)
+                return {"result": await self._exec(reader, writer, **message)}
+            if name not in self._operations:
+                raise UsageError(f"a VM cannot {name!r}", hint=_VERSION_HINT)
+            _fit(self._operations[name], **message)
+            return {"result": await self._operations[name](**message)}
         except HarnessError as error:
             return wire.failure(error)
+        except OSError as error:
+            what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+            return wire.failure(HarnessError(f"{name}: {what}", hint="is there room on the disk? kernloop runs gc"))
 
     async def _exec(
-        self, message: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        argv: list[str],
+        timeout: float | None,
+        cwd: str,
+        env: dict[str, str],
+        stdin: bool,
+        background: bool,
     ) -> dict[str, Any]:
         self._must_run()
-        argv, background = message["argv"], message["background"]
-        env = {**self._made.env, **message["env"]}
-        message["cwd"] = message["cwd"] or self._made.cwd
-        run_request(argv, cwd=message["cwd"], env=env)
-        job = await self._begun(argv, message, env)
-        end = asyncio.create_task(job.follow(message["timeout"]))
-        self._following[end] = job
+        job = await self._begun(argv, cwd or self._made.cwd, {**self._made.env, **env}, stdin=stdin)
+        end = asyncio.create_task(job.follow(timeout))
+        self._following.add(end)
         end.add_done_callback(self._job_over)
         if background:
             return {"job": job.number, "running": True}
-        unsent = 0
-
-        # A client that does not read must not fill our memory: what it misses is in the job's files.
-        def send(stream: str, data: bytes) -> None:
-            nonlocal unsent
-            if unsent or writer.transport.get_write_buffer_size() > _UNSENT_MAX:
-                unsent += len(data)
-            else:
-                writer.write(wire.line({stream[3:]: wire.pack(data)}))
-
-        job.on_bytes = send
         writer.write(wire.line({"job": job.number}))
-        feeder = asyncio.create_task(self._feed(job, reader, stdin=message["stdin"]))
-        try:
-            await asyncio.wait({end, feeder}, return_when=asyncio.FIRST_COMPLETED)
-            if not end.done():
-                job.kill()  # the client is gone, nobody will read what it says
-            result = await end
-        finally:
-            feeder.cancel()
-            await asyncio.gather(feeder, return_exceptions=True)
-        return {**result.as_json(), "unsent": unsent}
+        with _hang_up(writer) as gone:
+            helpers = {asyncio.create_task(self._feed(job, reader))} if stdin else set()
+            job.on_bytes = _sender(self.session.machine, job, writer, helpers)
+            signs: set[asyncio.Future[Any]] = {end, gone}
+            try:
+                await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+                if not end.done():
+                    job.kill()  # nobody will read what it says
+                # Not to be cancelled with this connection: the job's end is others' business, too.
+                result = await asyncio.shield(end)
+            finally:
+                job.on_bytes = lambda stream, data: None
+                for task in helpers:
+                    task.cancel()
+                await asyncio.gather(*helpers, return_exceptions=True)
+        return result.as_json()
 
-    async def _begun(self, argv: list[str], message: dict[str, Any], env: dict[str, str]) -> LiveJob:
-        machine = self.session.machine
-        number = len(self._jobs) + 1
-        job = LiveJob(self.session, self.request.name, number, argv)
-        self.session.run.note("exec", job=number, argv=argv)
-        job.job = await machine.execute(
-            argv,
-            on_stdout=job.take("stdout"),
-            on_stderr=job.take("stderr"),
-            cwd=message["cwd"],
-            env=env,
-            stdin=message["stdin"],
-        )
-        self._jobs[number] = job
+    async def _begun(self, argv: list[str], cwd: str, env: dict[str, str], *, stdin: bool) -> LiveJob:
+        run_request(argv, cwd=cwd, env=env)
+        self._last_job += 1
+        job = LiveJob(self.session, self.request.name, self._last_job, argv)
+        try:
+            self.session.run.note("exec", job=job.number, argv=argv)
+            job.job = await self.session.machine.execute(
+                argv, on_stdout=job.take("stdout"), on_stderr=job.take("stderr"), cwd=cwd, env=env, stdin=stdin
+            )
+        except BaseException:
+            job.close()
+            raise
+        self._jobs[job.number] = job
+        ended = [number for number, job in self._jobs.items() if job.ended.done()]
+        for number in ended[:-_KEPT_JOBS]:
+            del self._jobs[number]
         return job
 
-    # What the client sends to the command's stdin; returns when the client is gone.
-    async def _feed(self, job: LiveJob, reader: asyncio.StreamReader, *, stdin: bool) -> None:
+    # What the client sends to the command's stdin.
+    async def _feed(self, job: LiveJob, reader: asyncio.StreamReader) -> None:
         while text := await reader.readline():
             message = json.loads(text)
-            if not stdin:
-                continue
             if "in" in message:
                 await self.session.machine.send_stdin(job.job, wire.unpack(message["in"]))
             elif "eof" in message:
                 self.session.machine.close_stdin(job.job)
 
-    def _job_over(self, task: asyncio.Task[Result]) -> None:
-        del self._following[task]
-        self._last = asyncio.get_running_loop().time()
+    def _job_over(self, task: asyncio.Task[Any]) -> None:
+        self._following.discard(task)
+        self._last = time.monotonic()
 
     async def _info(self) -> dict[str, Any]:
+        await self.session.console_caught_up()
         return self.info()
+
+    # The worst that the kernel reported, if it is a crash: `verdict` is the one that stopping the VM now would give.
+    def _crash(self) -> dict[str, Any] | None:
+        worst = most_severe(self.session.console.crashes)
+        if worst is None or worst.severity not in (Severity.PANIC, Severity.OOPS):
+            return None
+        return {"verdict": worst.severity, "title": worst.title, "lines": [worst.start_line, worst.end_line]}
 
     async def _job(self, job: int, timeout: float) -> dict[str, Any]:
         found = self._find(job)
         with contextlib.suppress(TimeoutError):
             result = await asyncio.wait_for(asyncio.shield(found.ended), timeout)
-            return {**result.as_json(), "running": False, "folder": str(found.folder)}
-        return {"job": job, "running": True, "folder": str(found.folder)}
+            return {**result.as_json(), "running": False}
+        return {"job": job, "running": True}
 
     async def _kill(self, job: int) -> dict[str, Any]:
         self._find(job).kill()
@@ -246,23 +270,31 @@ class Server:
     def _find(self, number: int) -> LiveJob:
         if number not in self._jobs:
             known = " ".join(map(str, self._jobs)) or "none"
-            raise UsageError(f"there is no job {number}; there are: {known}", hint="kernloop vm list shows them")
+            raise UsageError(
+                f"there is no job {number}; there are: {known}", hint=f"see also {self.session.run.path}/jobs"
+            )
         return self._jobs[number]
 
     # Until the console has a line that fits `pattern` after byte `since`, or the kernel reports something, or the guest
     # is off. `cursor` is where the next wait should begin.
     async def _wait(self, what: str, pattern: str, since: int, timeout: float) -> dict[str, Any]:
         wanted = re.compile(pattern.encode()) if what == "pattern" else None
-        deadline = asyncio.get_running_loop().time() + timeout
-        before = len(self.session.console.crashes) if what == "report" and since < 0 else 0
+        deadline = time.monotonic() + timeout
+        console = self.session.console
+        before = len(console.crashes) if what == "report" and since < 0 else 0
+        machine = self.session.machine
         while True:
-            self._news.clear()
+            news: set[asyncio.Future[Any]] = {machine.console_news.next, self._changed.next}
+            late = time.monotonic() >= deadline
+            over = self._state in ("panicked", "stopped")
+            # QEMU writes what it has sent to us into the log a moment later.
+            behind = not await self._logged(machine.console_bytes)
             if wanted is not None:
                 found = _search(self._log, wanted, since)
                 since = found["cursor"]
                 if found["matched"]:
                     return {**found, "state": self._state}
-            elif what == "report" and (new := self.session.console.crashes[before:]):
+            elif what == "report" and (new := console.crashes[before:]):
                 crash = new[0]
                 return {
                     "matched": True,
@@ -271,43 +303,38 @@ class Server:
                     "cursor": self._log.stat().st_size,
                     "state": self._state,
                 }
-            over = self._state in ("panicked", "stopped")
-            left = deadline - asyncio.get_running_loop().time()
-            if over or left <= 0:
+            if over or late:
                 cursor = since if wanted is not None else self._log.stat().st_size
-                matched = over and what == "exit"
-                return {"matched": matched, "line": "", "cursor": cursor, "state": self._state}
-            await self._some_news(left)
+                return {"matched": over and what == "exit", "line": "", "cursor": cursor, "state": self._state}
+            left = max(deadline - time.monotonic(), 0)
+            await asyncio.wait(news, timeout=min(left, 1) if behind else left, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _some_news(self, seconds: float) -> None:
-        change: asyncio.Task[Any] = asyncio.create_task(self._change())
-        line: asyncio.Task[Any] = asyncio.create_task(self._news.wait())
-        try:
-            await asyncio.wait({change, line}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            change.cancel()
-            line.cancel()
-            await asyncio.gather(change, line, return_exceptions=True)
+    # Whether the log has the first `count` bytes of this machine, within a second.
+    async def _logged(self, count: int) -> bool:
+        for _ in range(100):
+            if self._log.stat().st_size - self.session.printed_before >= count:
+                return True
+            await asyncio.sleep(0.01)
+        return False
 
-    async def _change(self) -> None:
-        async with self._changed:
-            await self._changed.wait()
-
-    async def _tell_change(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _become(self, state: str) -> None:
+        self._state = state
+        self.session.paused = state == "paused"
+        self._changed.tell()
 
     async def _sysrq(self, keys: str) -> dict[str, Any]:
         if not _SYSRQ_KEYS.fullmatch(keys):
             raise UsageError(
                 f"{keys!r} are no SysRq keys", hint="l CPUs' backtraces, w blocked tasks, t all tasks, c crash, s sync"
             )
+        self._must_run()
         before = self._log.stat().st_size
         self.session.run.note("sysrq", keys=keys)
         await self.session.machine.send_break(keys)
         return {"cursor": before}
 
     async def _nmi(self) -> dict[str, Any]:
+        self._must_run()
         before = self._log.stat().st_size
         self.session.run.note("nmi")
         await self.session.machine.qmp("inject-nmi")
@@ -315,40 +342,56 @@ class Server:
 
     async def _pause(self) -> dict[str, Any]:
         self._must_run()
-        await self.session.machine.qmp("stop")
-        self._state = "paused"
+        async with self._alone("pausing it"):
+            await self.session.machine.qmp("stop")
+            self._become("paused")
         return {"state": self._state}
 
     async def _resume(self) -> dict[str, Any]:
         if self._state == "panicked":
             raise UsageError("the kernel has panicked: nothing would go on", hint="kernloop vm dump, then vm stop")
-        await self.session.machine.qmp("cont")
-        self._state = "running"
+        async with self._alone("resuming it"):
+            await self.session.machine.qmp("cont")
+            self._become("running")
         return {"state": self._state}
 
     async def _dump(self, path: str) -> dict[str, Any]:
-        self.session.run.note("dump", path=path)
-        return await dump.take(self.session.machine, Path(path))
+        async with self._alone("writing its memory to a file"):
+            self.session.run.note("dump", path=path)
+            return await dump.take(self.session.machine, Path(path), self.request.memory)
 
     async def _snapshot(self, tag: str) -> dict[str, Any]:
-        if self._state == "panicked":
-            raise UsageError("the kernel has panicked: there is nothing to go on from", hint="kernloop vm dump")
+        self._must_run()
         if self._made.share is not None:
             raise UsageError(
                 "a guest with the host's files cannot be saved: they would change under it", hint="use --backend micro"
             )
         machine = self.session.machine
-        self.session.run.note("snapshot", tag=tag)
-        request = self._by_digest()
-        with saved.making(tag, request, self.guest.key(), machine.next_job) as folder:
-            try:
-                await machine.save(folder / "state", without_shared_ram=False)
-                (folder / "console").write_bytes(self._log.read_bytes())
-            finally:
-                if self._state == "running":
-                    await machine.qmp("cont")
-        size = saved.load(tag).size
+        async with self._alone(f"saving it as {tag}"):
+            self.session.run.note("snapshot", tag=tag)
+            with saved.making(tag, self.request.memory) as folder:
+                async with machine.agent_at_rest(real_time=self.request.seed is None):
+                    try:
+                        await machine.save(folder / "state", without_shared_ram=False)
+                        (folder / "console").write_bytes(self._log.read_bytes())
+                    finally:
+                        await machine.qmp("cont")
+                # A thread, for the guest goes on and wants to be heard meanwhile.
+                size = await asyncio.to_thread(
+                    saved.seal, folder, self._by_digest(), self.guest.key(), machine.next_job
+                )
         return {"tag": tag, "bytes": size}
+
+    # What needs the machine as it is is done one at a time; whoever comes second need not wait for gigabytes.
+    @contextlib.asynccontextmanager
+    async def _alone(self, what: str) -> AsyncIterator[None]:
+        if self._doing:
+            raise HarnessError(f"{self.request.name} is busy: {self._doing}", hint="try again when that is done")
+        self._doing = what
+        try:
+            yield
+        finally:
+            self._doing = ""
 
     async def _stop(self) -> dict[str, Any]:
         self.why = "stopped"
@@ -375,15 +418,68 @@ class Server:
 
     # A VM that nobody talks to and that does nothing ends by itself.
     async def _idle(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            left = self._last + self.request.idle - loop.time()
+            left = self._last + self.request.idle - time.monotonic()
             if self._clients or self.busy:
                 left = max(left, min(self.request.idle, 5.0))
             elif left <= 0:
                 self.why = f"stopped: nobody used it for {self.request.idle:g} s"
                 return
             await asyncio.sleep(left)
+
+
+# Done when the other side closes its end, also while nobody reads what it sent before.
+@contextlib.contextmanager
+def _hang_up(writer: asyncio.StreamWriter) -> Iterator[asyncio.Future[None]]:
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Future[None] = loop.create_future()
+    with select.epoll() as poller:
+        poller.register(writer.get_extra_info("socket").fileno(), select.EPOLLRDHUP)
+
+        def told() -> None:
+            loop.remove_reader(poller.fileno())
+            gone.set_result(None)
+
+        loop.add_reader(poller.fileno(), told)
+        try:
+            yield gone
+        finally:
+            loop.remove_reader(poller.fileno())
+
+
+# What sends a piece of output to a client. One that does not read must not fill our memory: its command has to wait.
+def _sender(
+    machine: Machine, job: LiveJob, writer: asyncio.StreamWriter, helpers: set[asyncio.Task[None]]
+) -> Callable[[str, bytes], None]:
+    writer.transport.set_write_buffer_limits(high=_UNSENT_MAX)
+    held = False
+
+    async def until_taken() -> None:
+        nonlocal held
+        machine.hold_output(job.job, True)
+        with contextlib.suppress(OSError):
+            await writer.drain()
+        held = False
+        machine.hold_output(job.job, False)
+
+    def send(stream: str, data: bytes) -> None:
+        nonlocal held
+        writer.write(wire.line({stream[3:]: wire.pack(data)}))
+        if not held and writer.transport.get_write_buffer_size() > _UNSENT_MAX:
+            held = True
+            task = asyncio.create_task(until_taken())
+            helpers.add(task)
+            task.add_done_callback(helpers.discard)
+
+    return send
+
+
+# Raises UsageError when `operation` does not take these words.
+def _fit(operation: Callable[..., Any], *words: Any, **named: Any) -> None:
+    try:
+        signature(operation).bind(*words, **named)
+    except TypeError as error:
+        raise UsageError(f"a VM was asked wrongly: {error}", hint=_VERSION_HINT) from None
 
 
 # The first line after byte `since` that fits; `cursor` is behind it, or behind the last whole line.

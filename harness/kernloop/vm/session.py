@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
@@ -112,9 +111,11 @@ class Session:
         self.times: dict[str, float] = {}
         self.began = began
         self.restored = restored
-        self._printed_before = printed
+        self.printed_before = printed
         # What came instead of a snapshot, when the boot for one did not get that far.
         self.failed: End | None = None
+        # Whether a user has stopped the vCPUs.
+        self.paused = False
 
     async def up(self) -> End:
         """Wait until the guest's init has said hello: End.COMMAND, or what came instead."""
@@ -147,8 +148,12 @@ class Session:
 
     async def console_caught_up(self) -> None:
         """What the guest has printed by now has been read: QEMU puts it into the log after it was sent to us."""
-        printed = (self.run.path / "console.log").stat().st_size - self._printed_before
+        printed = (self.run.path / "console.log").stat().st_size - self.printed_before
         await self.machine.console_caught_up(printed)
+
+    def printed(self) -> bytes:
+        """What this machine has printed; a run's console.log may hold an earlier one's boot as well."""
+        return (self.run.path / "console.log").read_bytes()[self.printed_before :]
 
     async def hold(self) -> None:
         """Keep a panicked guest as it is: pvpanic's event has paused it; without its driver the monitor does."""
@@ -223,14 +228,12 @@ class Session:
 
 
 @contextlib.asynccontextmanager
-async def attend(
-    guest: Guest, payload: bytes, run: Run, *, cold: bool = False, on_line: Callable[[str], None] = lambda line: None
-) -> AsyncIterator[Session]:
+async def attend(guest: Guest, payload: bytes, run: Run, *, cold: bool = False) -> AsyncIterator[Session]:
     """A guest that was handed `payload`, restored from the snapshot of its boot, which is made first if it must be.
 
     With `cold` it boots. Raises HarnessError when QEMU cannot be started.
     """
-    console = Console(on_line)
+    console = Console()
     run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
     virtual = guest.spec.virtual_time is not None
     if virtual:
@@ -254,14 +257,20 @@ async def attend(
                             yield session
                             return
                         booted = {"boot": session.run.elapsed - session.began}
-                    shutil.copyfile(run.path / "console.log", staging / "console")
+                    (staging / "console").write_bytes(session.printed())
             snapshot = snapshots.find(name)
             if snapshot is None:
                 raise HarnessError("the snapshot of the booted guest is gone", hint="is something clearing the cache?")
             if not booted:
                 (run.path / "console.log").write_bytes(snapshot.console)
                 console.replay(snapshot.console)
-            with snapshots.lease(snapshot):
+            with contextlib.ExitStack() as held:
+                try:
+                    held.enter_context(snapshots.lease(snapshot))
+                except HarnessError:
+                    if attempt == 2:
+                        raise
+                    continue  # another process has trimmed it, or found it damaged
                 start = Start(ram=snapshot.path, payload=handed, freeze=True, incoming=True)
                 async with _started(guest, start, run, console) as session:
                     session.times.update(booted)
@@ -281,14 +290,12 @@ async def attend(
 
 
 @contextlib.asynccontextmanager
-async def resume(
-    guest: Guest, saved: Path, run: Run, *, on_line: Callable[[str], None] = lambda line: None
-) -> AsyncIterator[Session]:
+async def resume(guest: Guest, saved: Path, run: Run) -> AsyncIterator[Session]:
     """A guest that goes on from `saved`, a folder with the `state` and `console` of one that was saved whole.
 
     Raises HarnessError when QEMU cannot be started, or does not take the state.
     """
-    console = Console(on_line)
+    console = Console()
     run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
     text = (saved / "console").read_bytes()
     (run.path / "console.log").write_bytes(text)
@@ -300,11 +307,9 @@ async def resume(
 
 
 @contextlib.asynccontextmanager
-async def hosted(
-    guest: Guest, root: HostRoot, run: Run, *, on_line: Callable[[str], None] = lambda line: None
-) -> AsyncIterator[Session]:
+async def hosted(guest: Guest, root: HostRoot, run: Run) -> AsyncIterator[Session]:
     """A guest of `root`, booted. Raises HarnessError when QEMU cannot be started."""
-    console = Console(on_line)
+    console = Console()
     run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
     run.note("boot", qemu=str(guest.qemu), kernel=guest.kernel.ref, backend="vng")
     began = run.elapsed

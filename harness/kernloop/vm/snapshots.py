@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernloop.errors import HarnessError
 from kernloop.host import owned, progress
 from kernloop.host.cache import exclusive, need_space
 from kernloop.host.paths import cache_dir
@@ -87,6 +88,9 @@ def making(name: str) -> Iterator[Path | None]:
         if find(name) is not None:
             yield None
             return
+        # We hold the lock, so whoever left one of these behind was killed.
+        for left in final.parent.glob(f".{name}.*.staging"):
+            shutil.rmtree(left, ignore_errors=True)
         progress.say("booting once, for a snapshot")
         need_space(cache_dir(), _MIB_NEEDED, "a snapshot of the booted guest")
         with owned.folder(staging):
@@ -111,13 +115,11 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def lease(snapshot: Snapshot) -> Iterator[None]:
-    """Keep `trim` in any process away from `snapshot` while QEMU opens its files."""
-    fd = os.open(snapshot.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+    """Keep `trim` in any process away from `snapshot`. Raises HarnessError when it has gone already."""
+    with _locked(snapshot.path, fcntl.LOCK_SH) as there:
+        if not there:
+            raise HarnessError(f"the snapshot {snapshot.path} has just gone", hint="run it again")
         yield
-    finally:
-        os.close(fd)
 
 
 def listing() -> list[Snapshot]:
@@ -129,14 +131,18 @@ def listing() -> list[Snapshot]:
 
 def trim(*, keep: int = _KEPT, keep_bytes: int = _KEPT_BYTES, dry_run: bool = False) -> list[Snapshot]:
     """Remove all snapshots but the `keep` used last, and of these what is beyond `keep_bytes`; returns the removed."""
+    for left in [] if dry_run else _folder().glob(".*.doomed"):
+        shutil.rmtree(left, ignore_errors=True)
     removed, total = [], 0
     for place, snapshot in enumerate(listing()):
         total += snapshot.size
-        if (place < keep and total <= keep_bytes) or not _idle(snapshot.path):
+        if place < keep and total <= keep_bytes:
             continue
-        if not dry_run:
-            remove(snapshot.path)
-        removed.append(snapshot)
+        with _locked(snapshot.path, fcntl.LOCK_EX | fcntl.LOCK_NB) as idle:
+            if idle and not dry_run:
+                remove(snapshot.path)
+            if idle:
+                removed.append(snapshot)
     return removed
 
 
@@ -177,7 +183,9 @@ def _load(path: Path) -> Snapshot:
 def _seal(folder: Path) -> None:
     files = sorted(file for file in folder.iterdir() if file.name != "about.json")
     about = {file.name: {"seen": _seen(file), "checksum": checksum(file)} for file in files}
-    (folder / "about.json").write_text(json.dumps(about))
+    staged = folder.with_name(f".{folder.name}.{os.getpid()}.about")
+    staged.write_text(json.dumps(about))
+    staged.rename(folder / "about.json")
 
 
 # Nobody can write to a file and leave its ctime: hashing a hundred megabytes each time would be half of a restore.
@@ -202,15 +210,21 @@ def _sound(path: Path) -> bool:
     return True
 
 
-def _idle(path: Path) -> bool:
+# Lock the snapshot's folder; False when another has it, or it is not there any more.
+@contextlib.contextmanager
+def _locked(path: Path, how: int) -> Iterator[bool]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return False
+        yield False
+        return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        fcntl.flock(fd, how)
+        # It may have got another name while we waited: then it is about to go.
+        there = path.exists() and os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        there = False
+    try:
+        yield there
     finally:
         os.close(fd)
-    return True

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from kernloop.vm.argv import VirtualTime
 from kernloop.vm.backends import Backend, backend
 from kernloop.vm.guest import Guest
 from kernloop.vm.handover import blob
-from kernloop.vm.judge import judge_machine, unjudged
+from kernloop.vm.judge import judge_machine, reports, unjudged
 from kernloop.vm.request import VERB, VmRequest, reserved
 from kernloop.vm.server import Server
 from kernloop.vm.session import End, Session, resume
@@ -42,15 +42,25 @@ SCHEMA = "kernloop.vm/1"
 
 
 def main() -> None:
-    request = VmRequest.of_json(json.loads(sys.stdin.read()))
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal's, of the client that started us
     try:
+        request = VmRequest.of_json(json.loads(sys.stdin.read()))
         with progress.heard_by(lambda what: _tell({"say": what})), contextlib.ExitStack() as stack:
+            # A saved VM brings its own machine.
+            kept = saved.load(request.tag) if request.tag else None
+            if kept:
+                request = replace(
+                    kept.request, name=request.name, idle=request.idle, tag=request.tag, owner=request.owner
+                )
             with reserved(request) as name:
                 request = replace(request, name=name)
                 run = stack.enter_context(runs.create(VERB, SCHEMA, {"subject": name, **request.as_json()}))
-            asyncio.run(_live(request, run))
+            made = _made(request, kept)
+            try:
+                asyncio.run(_live(request, made, kept, run))
+            except asyncio.CancelledError:
+                raise HarnessError("whoever started this VM was gone before it was up") from None
     except HarnessError as error:
         _tell(wire.failure(error))
         raise SystemExit(error.exit_code) from None
@@ -63,27 +73,53 @@ def _tell(message: dict[str, Any]) -> None:
         sys.stdout.flush()
 
 
-async def _live(request: VmRequest, run: Run) -> None:
-    stopped = asyncio.Event()
+def _made(request: VmRequest, kept: saved.Saved | None) -> Backend:
+    progress.say("finding the kernel")
+    kernel = refs.resolve(request.kernel)
+    made = backend(
+        request.backend,
+        kernel,
+        request.topology,
+        request.memory,
+        append=request.append,
+        virtual=None if request.seed is None else VirtualTime(request.shift),
+        share=Share(Path(request.folder or "/root"), request.writable),
+    )
+    if kept and kept.key != made.guest.key():
+        raise HarnessError(
+            f"the VM {kept.tag} was saved with another QEMU or initramfs", hint="save it anew: kernloop vm snapshot"
+        )
+    progress.say(f"starting {kernel.release}")
+    return made
+
+
+async def _live(request: VmRequest, made: Backend, kept: saved.Saved | None, run: Run) -> None:
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    news = asyncio.Event()
-    request, made, start = _prepare(request, run, news.set)
+    starting = asyncio.current_task()
+    assert starting is not None
+    # Our stdout is a pipe: epoll reports its error as soon as nobody can read from it any more.
+    loop.add_reader(sys.stdout.fileno(), starting.cancel)
     guest = made.guest
     server: Server | None = None
-    async with start as session:
+    stopped = asyncio.Event()
+
+    def orphaned() -> None:
+        if server is None:
+            starting.cancel()
+        else:
+            server.why = "stopped: the process that it belonged to ended"
+            stopped.set()
+
+    if request.owner is not None:
+        _watch_owner(request.owner, orphaned)
+    async with _started(request, made, kept, run) as session:
         end = await session.up()
         if end is End.COMMAND:
             if guest.spec.virtual_time is None and session.restored:
                 session.machine.wake(real_time=True)
-            server = Server(request, made, session, news, stopped)
-            listener = wire.bind(run.path)
-            async with await asyncio.start_unix_server(server.serve, sock=listener, limit=wire.LINE_MAX):
-                _tell({"up": {"name": request.name, "run": str(run.path), **server.info()}})
-                _detach()
-                end = await server.until_over()
-            (run.path / wire.SOCKET).unlink(missing_ok=True)
-            await server.close()
+            loop.add_signal_handler(signal.SIGTERM, stopped.set)
+            server = Server(request, made, session, stopped)
+            end = await _serve(server, request, run)
         else:
             if end is End.BOOT_DEADLINE:
                 await session.interrogate()
@@ -96,67 +132,74 @@ async def _live(request: VmRequest, run: Run) -> None:
         raise HarnessError(f"{outcome.verdict}: {outcome.summary}", hint=outcome.next, evidence=run.path)
 
 
-# The guest, and what starts it; a saved VM brings its own request.
-def _prepare(
-    request: VmRequest, run: Run, news: Any
-) -> tuple[VmRequest, Backend, contextlib.AbstractAsyncContextManager[Session]]:
-    def on_line(line: str) -> None:
-        news()
+async def _serve(server: Server, request: VmRequest, run: Run) -> End:
+    with run.scratch(wire.SOCKET):
+        listening = await asyncio.start_unix_server(server.serve, sock=wire.bind(run.path), limit=wire.LINE_MAX)
+        try:
+            run.note("serving")
+            asyncio.get_running_loop().remove_reader(sys.stdout.fileno())
+            _tell({"up": {"name": request.name, "run": str(run.path), **server.info()}})
+            _detach(run)
+            return await server.until_over()
+        finally:
+            listening.close()
+            await server.close()
 
-    kept = saved.load(request.tag) if request.tag else None
-    if kept:
-        request = replace(kept.request, name=request.name, idle=request.idle, tag=request.tag)
-        run.write("spec.json", {"verb": VERB, "subject": request.name, **request.as_json()})
-    progress.say("finding the kernel")
-    kernel = refs.resolve(request.kernel)
-    virtual = None if request.seed is None else VirtualTime(request.shift)
-    share = Share(Path(request.folder or "/root"), request.writable)
-    made = backend(
-        request.backend,
-        kernel,
-        request.topology,
-        request.memory,
-        append=request.append,
-        virtual=virtual,
-        share=share,
-    )
-    progress.say(f"starting {kernel.release}")
-    if kept is None:
-        return request, made, made.attend(blob(b"", seed=request.seed), run, cold=request.cold, on_line=on_line)
-    if kept.key != made.guest.key():
-        raise HarnessError(
-            f"the VM {kept.tag} was saved with another QEMU or initramfs", hint="save it anew: kernloop vm snapshot"
-        )
-    return request, made, _resumed(made.guest, kept, run, on_line)
+
+# The owner is our parent, if it lives: a pid that was given to another process since is told by that.
+def _watch_owner(pid: int, gone: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+
+        def ended() -> None:
+            loop.remove_reader(fd)
+            gone()
+
+        if os.getppid() == pid:
+            loop.add_reader(fd, ended)
+            return
+    gone()
 
 
 @contextlib.asynccontextmanager
-async def _resumed(guest: Guest, kept: saved.Saved, run: Run, on_line: Any) -> AsyncIterator[Session]:
-    async with resume(guest, kept.path, run, on_line=on_line) as session:
+async def _started(request: VmRequest, made: Backend, kept: saved.Saved | None, run: Run) -> AsyncIterator[Session]:
+    if kept is None:
+        async with made.attend(blob(b"", seed=request.seed), run, cold=request.cold) as session:
+            yield session
+        return
+    async with resume(made.guest, kept.path, run) as session:
         # The jobs of the saved VM go on in this one: their numbers are taken.
         session.machine.next_job = kept.jobs
         yield session
 
 
-# What the client heard of was all that it will: its terminal and its pipe are not ours to hold.
-def _detach() -> None:
+# What the client heard of was all that it will: its terminal, its pipe and its folder are not ours to hold.
+def _detach(run: Run) -> None:
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1):
-        os.dup2(null, fd)
+    log = os.open(run.path / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for ours, fd in ((null, 0), (null, 1), (log, 2)):
+        os.dup2(ours, fd)
     os.close(null)
+    os.close(log)
+    os.chdir("/")
 
 
 def _judge(guest: Guest, session: Session, end: End, server: Server | None) -> Outcome:
     run = session.run
     watched = session.watched(end, 0)
-    if end is End.GONE and server and not server.busy and watched.shutdown_reason == "guest-shutdown":
+    if end is End.GONE and server and watched.shutdown_reason == "guest-shutdown":
         watched = replace(watched, end=End.COMMAND)  # its user told it to
     found = judge_machine(guest.kernel, run, watched, deadline=0)
     if found is not None:
         return found
     why = server.why if server else ""
+    seen = reports(watched)
+    also = f"; the kernel reported: {seen[0].what}" if seen else ""
     return replace(
-        unjudged(guest.kernel, run, watched), verdict=Verdict.PASS, summary=why or "the guest powered itself off"
+        unjudged(guest.kernel, run, watched),
+        verdict=Verdict.PASS,
+        summary=(why or "the guest powered itself off") + also,
     )
 
 

@@ -40,13 +40,15 @@ def unpack(text: str) -> bytes:
 def failure(error: HarnessError) -> dict[str, Any]:
     """`error` as it travels."""
     kind = "usage" if isinstance(error, UsageError) else "harness"
-    return {"error": {"kind": kind, "message": error.message, "hint": error.hint}}
+    evidence = str(error.evidence) if error.evidence else None
+    return {"error": {"kind": kind, "message": error.message, "hint": error.hint, "evidence": evidence}}
 
 
 def raised(error: dict[str, Any]) -> HarnessError:
     """`error` as it was before it travelled."""
     kind = UsageError if error["kind"] == "usage" else HarnessError
-    return kind(error["message"], hint=error["hint"])
+    evidence = Path(error["evidence"]) if error["evidence"] else None
+    return kind(error["message"], hint=error["hint"], evidence=evidence)
 
 
 def bind(folder: Path) -> socket.socket:
@@ -55,8 +57,13 @@ def bind(folder: Path) -> socket.socket:
     old = os.umask(0o177)
     try:
         with _short(folder) as path:
-            listener.bind(path)
-        listener.listen(64)
+            listener.bind(f"{path}.new")
+            listener.listen(64)
+            # Whoever sees it can connect.
+            Path(f"{path}.new").rename(path)
+    except BaseException:
+        listener.close()
+        raise
     finally:
         os.umask(old)
     return listener
@@ -92,6 +99,11 @@ class Connection:
     def send(self, message: dict[str, Any]) -> None:
         self.socket.sendall(line(message))
 
+    def hang_up(self) -> None:
+        """Let the supervisor, and whoever reads from it in another thread, see the end of the connection."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
     def messages(self, seconds: float | None) -> Iterator[dict[str, Any]]:
         """What the supervisor answers. Raises HarnessError when it says nothing for `seconds`, or is gone."""
         self.socket.settimeout(seconds)
@@ -105,7 +117,10 @@ class Connection:
             except OSError:
                 text = b""
             if not text.endswith(b"\n"):
-                raise HarnessError("the VM's supervisor is gone", hint="kernloop runs list says how its run ended")
+                raise HarnessError(
+                    "the VM's supervisor has gone, or given up on this request",
+                    hint="kernloop vm list; else kernloop runs list says how its run ended",
+                )
             yield json.loads(text)
 
 

@@ -8,8 +8,12 @@
  *
  *   guest -> host   H the release, N the notes of /sys/kernel/notes, O stdout, E stderr, X the wait status (i32),
  *                   F why a job could not start, T how many bytes of stdin it took (u32),
- *                   Z ready to be frozen (see handover.c); the restored machine then says H
+ *                   Z ready to be frozen (see handover.c); the restored machine then says H,
+ *                   Q the answer to Q, with its number
  *   host -> guest   R run (see start_job), I stdin (empty: end of file), K a signal number (i32), S power off,
+ *                   P whether to keep the output of a job waiting (one byte), since nobody takes it now,
+ *                   Q be at rest: nothing is sent or done until the next frame, so that a machine saved meanwhile
+ *                   is saved between two frames in either direction; C is the next one, there and here,
  *                   C after a restore: the time of day in nanoseconds (u64, 0: as it is) and 64 bytes of entropy;
  *                   answered with N and H
  *
@@ -70,6 +74,7 @@ struct job {
 	char *ahead; /* stdin that the job has not read yet, WINDOW bytes of room, NULL before the first */
 	size_t begin, end; /* where in it */
 	bool last; /* the host has sent all */
+	bool held; /* the host has no room for output */
 };
 
 static struct job jobs[JOBS_MAX];
@@ -506,6 +511,14 @@ static void handle_frame(void)
 		if (job)
 			kill(-job->pid, number);
 		break;
+	case 'P':
+		if (job && header.len)
+			job->held = payload[0];
+		break;
+	case 'Q':
+		send_frame('Q', header.job, "", 0);
+		handle_frame();
+		break;
 	case 'C':
 		restored(payload, header.len);
 		break;
@@ -578,10 +591,10 @@ int main(void)
 
 		for (int i = 0; i < JOBS_MAX; i++) {
 			struct job *job = &jobs[i];
-			bool waits = job->pid && job->begin < job->end;
+			bool waits = job->pid && job->begin < job->end, heard = job->pid && !job->held;
 
-			fds[2 + 3 * i] = (struct pollfd){ .fd = job->pid ? job->out : -1, .events = POLLIN };
-			fds[3 + 3 * i] = (struct pollfd){ .fd = job->pid ? job->err : -1, .events = POLLIN };
+			fds[2 + 3 * i] = (struct pollfd){ .fd = heard ? job->out : -1, .events = POLLIN };
+			fds[3 + 3 * i] = (struct pollfd){ .fd = heard ? job->err : -1, .events = POLLIN };
 			fds[4 + 3 * i] = (struct pollfd){ .fd = waits ? job->in : -1, .events = POLLOUT };
 		}
 		if (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0)
