@@ -50,6 +50,8 @@ _ANSWER_SECONDS = 15.0
 _INFO_SECONDS = 3.0
 _STOP_SECONDS = 20.0
 _DUMP_SECONDS = 600.0
+# A key's answer is waited for before the next one is sent.
+_SYSRQ_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 # What the supervisor may take on top of a deadline: SysRq to a guest that does not answer.
 _GRACE_SECONDS = 60.0
@@ -275,7 +277,8 @@ class VM:
 
     def sysrq(self, keys: str) -> int:
         """SysRq by the serial console; the console's cursor from where on its answer stands."""
-        return int(self._ask("sysrq", keys=keys)["cursor"])
+        seconds = _ANSWER_SECONDS + _SYSRQ_SECONDS * len(keys)
+        return int(self._ask("sysrq", seconds=seconds, keys=keys)["cursor"])
 
     def nmi(self) -> int:
         """An NMI, which makes the kernel panic with a backtrace (unknown_nmi_panic); the console's cursor before."""

@@ -36,7 +36,7 @@ _REQUEST_SECONDS = 30.0
 # Of so many commands that have ended the results are at hand.
 _KEPT_JOBS = 256
 _VERSION_HINT = "is the client of another version of kernloop?"
-_SYSRQ_KEYS = re.compile(r"[0-9a-zA-Z]{1,16}")
+_SYSRQ_KEYS = re.compile(r"[0-9a-zA-Z]{1,8}")
 
 
 class Server:
