@@ -17,7 +17,6 @@ struct suite {
 	int cpus;
 	char **loader_argv;
 	pid_t loader;		/* 0 when none runs */
-	double enable_timeout;
 	double enable_seconds;	/* how long the last enable took */
 	double watchdog;	/* the scheduler's stall timeout T in seconds */
 	bool up;		/* enabled and to stay so */
@@ -44,6 +43,7 @@ void drain(double until);
 bool pump_while(bool (*busy)(void), double until);
 
 /* loader.c */
+void loader_nest(void);		/* the program is a nest: start it, once */
 void loader_start(void);
 void loader_signal(int sig);
 int loader_wait_fd(int stream);	/* the stream's descriptor, -1 when closed */
