@@ -38,6 +38,7 @@ VERBS = {
     "run": Verb("run:run", "Boot a kernel, run a command in it, and exit as the command did.", takes_command=True),
     "verify": Verb("verify:verify", "Verify a sched_ext scheduler: compile, load, test in virtual time, judge."),
     "runs": Verb("runs:app", "Run directories: all evidence of every run."),
+    "bench": Verb("bench:app", "How long things take here."),
     "selftest": Verb("selftest:selftest", "Check kernloop itself: lint, types, unit tests, real boots; in a checkout."),
 }
 
