@@ -97,14 +97,21 @@ def spawn(
         raise HarnessError(f"cannot start {argv[0]}: {error.strerror}") from None
 
 
-def detach(argv: Sequence[str], *, stderr: int | None = None) -> subprocess.Popen[bytes]:
+def detach(
+    argv: Sequence[str], *, stderr: int | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start `argv`, with pipes to its stdin and from its stdout, in a session of its own: it outlives us.
 
-    Raises HarnessError.
+    `env` is added to ours. Raises HarnessError.
     """
     try:
         return subprocess.Popen(
-            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={**os.environ, **env} if env else None,
+            start_new_session=True,
         )
     except OSError as error:
         raise HarnessError(f"cannot start {argv[0]}: {error.strerror}") from None

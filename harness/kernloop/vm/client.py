@@ -24,7 +24,7 @@ from typing import Any
 
 from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
-from kernloop.host import process
+from kernloop.host import bytecode, process
 from kernloop.vm import copy, wire
 from kernloop.vm.request import VmRequest, live
 
@@ -289,7 +289,8 @@ def start(request: VmRequest, *, bound: bool = False, say: Callable[[str], None]
     """
     request = replace(request, owner=os.getpid() if bound else None)
     env_log = os.memfd_create("kernloop-supervisor")
-    child = process.detach([sys.executable, "-m", "kernloop.vm.supervisor"], stderr=env_log)
+    argv = [sys.executable, "-m", "kernloop.vm.supervisor"]
+    child = process.detach(argv, stderr=env_log, env=bytecode.environment())
     assert child.stdin is not None
     assert child.stdout is not None
     with child.stdin as stdin, contextlib.suppress(BrokenPipeError):
