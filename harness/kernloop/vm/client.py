@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
-from kernloop.host import process
+from kernloop.host import bytecode, process
 from kernloop.host.cache import exclusive
 from kernloop.host.paths import runs_dir
 from kernloop.vm import copy, ssh, wire
@@ -389,7 +389,8 @@ def start(request: VmRequest, *, bound: bool = False, say: Callable[[str], None]
     """
     request = replace(request, owner=os.getpid() if bound else None)
     with open(os.memfd_create("kernloop-supervisor"), "w+b") as log:  # noqa: PTH123 it has no path
-        child = process.detach([sys.executable, "-m", "kernloop.vm.supervisor"], stderr=log.fileno())
+        argv = [sys.executable, "-m", "kernloop.vm.supervisor"]
+        child = process.detach(argv, stderr=log.fileno(), env=bytecode.environment())
         # Once it has told what there is to tell it is init's child, not a zombie of ours.
         reaper = threading.Thread(target=child.wait, daemon=True)
         reaper.start()
