@@ -10,8 +10,7 @@ import typer
 
 from kernloop.cli.output import fail
 from kernloop.errors import UsageError
-
-SERVERS = ("vm",)
+from kernloop_mcp import SERVERS
 
 
 def mcp(server: Annotated[str, typer.Argument(help="vm: kernels, runs, VMs that live on.")]) -> None:
