@@ -275,7 +275,7 @@ class VM:
 
     def sysrq(self, keys: str) -> int:
         """SysRq by the serial console; the console's cursor from where on its answer stands."""
-        return int(self._ask("sysrq", keys=keys)["cursor"])
+        return int(self._ask("sysrq", seconds=_ANSWER_SECONDS * (len(keys) + 1), keys=keys)["cursor"])
 
     def nmi(self) -> int:
         """An NMI, which makes the kernel panic with a backtrace (unknown_nmi_panic); the console's cursor before."""
