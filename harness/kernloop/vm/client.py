@@ -329,7 +329,7 @@ class VM:
         """End the VM; its run's verdict."""
         answers = True
         try:
-            self._ask("stop")
+            self._ask("stop", seconds=_KILLED_SECONDS)
         except HarnessError:
             answers = False
         try:

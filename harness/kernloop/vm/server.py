@@ -134,8 +134,9 @@ class Server:
     async def close(self) -> None:
         """End what is still being served; each client that listens is told."""
         self._become("stopped")
-        for job in self._jobs.values():
-            job.abandon(self.why or "the guest is gone")
+        # Where QEMU is gone they know by themselves how it went.
+        for job in [] if self.session.machine.ended.done() else self._jobs.values():
+            job.abandon(self.why)
         serving: set[asyncio.Task[Any]] = {*self._following, *self._serving}
         if serving:
             _, late = await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
