@@ -28,7 +28,9 @@ def install(
     uninstall: Annotated[bool, typer.Option("--uninstall", help="Take them out again.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Copy the skills to where an agent finds them, and name the MCP servers in its configuration.
+    """Give an agent the skills and the MCP servers.
+
+    Copies the skills to where it finds them, and names the servers in its configuration.
 
     What is yours there stays as it is. Exits 2, and touches nothing, when a file there does not parse.
     """
