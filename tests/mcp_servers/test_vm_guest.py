@@ -236,3 +236,18 @@ async def test_a_vm_can_be_stopped_asked_and_made_to_go_on() -> None:
         await agent.call("vm_control", name="a", action="kill", job=job["job"])
         assert (await agent.call("vm_job", name="a", job=job["job"], timeout=10))["exit_status"] == -9
         assert "there is no job 9" in await agent.refused("vm_control", name="a", action="kill", job=9)
+
+
+async def test_every_one_of_several_sysrq_keys_is_answered() -> None:
+    async with here() as connected:
+        agent = Agent(connected)
+        await agent.call("vm_start", name="a")
+        for _ in range(3):
+            asked = await agent.call("vm_control", name="a", action="sysrq", keys="9mwl")
+            await agent.call("vm_wait", name="a", until="backtrace of all", since=asked["cursor"])
+            page = await agent.call("vm_console", name="a", since=asked["cursor"], grep="sysrq: ")
+            said = [line.partition("sysrq: ")[2] for line in page["text"].splitlines()]
+            assert said[:5] == [
+                "Changing Loglevel", "Loglevel set to 9", "Show Memory", "Show Blocked State",
+                "Show backtrace of all active CPUs",
+            ]  # fmt: skip

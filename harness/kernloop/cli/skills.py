@@ -28,9 +28,7 @@ def install(
     uninstall: Annotated[bool, typer.Option("--uninstall", help="Take them out again.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Give an agent the skills and the MCP servers.
-
-    Copies the skills to where it finds them, and names the servers in its configuration.
+    """Give the skills and the MCP servers to coding agents.
 
     What is yours there stays as it is. Exits 2, and touches nothing, when a file there does not parse.
     """
