@@ -87,11 +87,11 @@ void drain(double until)
 
 bool pump_while(bool (*busy)(void), double until)
 {
-	bool was_lost = suite.lost;
+	bool was_lost = suite.lost, still;
 
-	while (busy() && now() < until && suite.lost == was_lost)
+	while ((still = busy()) && now() < until && suite.lost == was_lost)
 		relay(until, POLL_MS);
-	return !busy();
+	return !still;
 }
 
 void fail(struct result *r, const char *format, ...)
@@ -132,6 +132,16 @@ static void report(const char *name, const struct result *r, double seconds)
 	json_close();
 }
 
+/*
+ * With the test's tasks gone the machine comes to rest, unless the scheduler has lost a task: that one stays runnable.
+ * Then wait for the watchdog, whose dump tells which and where.
+ */
+static void settle(struct result *r)
+{
+	if (!suite.lost && !pump_while(others_want_cpu, now() + 1.5 * suite.watchdog + 1))
+		fail(r, "a task wants the CPU and does not get it, on an idle machine");
+}
+
 static bool run_test(const struct test *test)
 {
 	struct result r = { .ok = true, .unit = "" };
@@ -143,14 +153,15 @@ static bool run_test(const struct test *test)
 	json_str("name", test->name);
 	json_close();
 	test->run(&r);
+	left = pool_stop(REAP_S);
+	if (left)
+		fail(&r, "%d killed tasks could not die within %d s: the scheduler does not run them", left, REAP_S);
+	settle(&r);
 	/* Why it was lost stands in the loader's last words; an unrelated figure must not hide it. */
 	if (suite.lost) {
 		r.ok = true;
 		fail(&r, "the scheduler was ejected or restarted during the test");
 	}
-	left = pool_stop(REAP_S);
-	if (left)
-		fail(&r, "%d killed tasks could not die within %d s: the scheduler does not run them", left, REAP_S);
 	report(test->name, &r, now() - begin);
 	ok = gate(test->name) && r.ok;
 	counters(test->name);

@@ -65,6 +65,7 @@ bool scx_state(char *state, size_t size);
 bool scx_is(const char *state);
 unsigned long scx_enable_seq(void);
 bool scx_adopt(unsigned long seq_before);
+bool others_want_cpu(void);
 bool gate(const char *after);
 void counters(const char *after);
 
