@@ -89,7 +89,7 @@ def test_help_imports_no_verb_and_nothing_heavy() -> None:
     assert heavy(modules, (*HEAVY, *GUEST)) == []
     assert {name for name in modules if name.startswith("kernloop.")} <= {
         "kernloop.cli", "kernloop.cli.main", "kernloop.cli.output", "kernloop.cli.verbs", "kernloop.errors",
-        "kernloop.host", "kernloop.host.progress",
+        "kernloop.host", "kernloop.host.bytecode", "kernloop.host.paths", "kernloop.host.progress",
     }  # fmt: skip
 
 

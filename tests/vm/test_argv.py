@@ -31,7 +31,7 @@ def test_virtual_time_counts_instructions_and_takes_nothing_from_the_host() -> N
     assert values(words, "-icount") == ["shift=4,sleep=off,align=off"]
     assert values(words, "-accel") == ["tcg,thread=single,tb-size=1024"]
     assert values(words, "-rtc") == ["base=2020-01-01,clock=vm"]
-    assert values(words, "-cpu") == ["max,-rdrand,-rdseed"]
+    assert values(words, "-cpu") == ["max,-erms,-fsrm,-fzrm,-fsrs,-fsrc,-rdrand,-rdseed"]
 
 
 def test_virtual_time_is_never_kvm() -> None:

@@ -12,6 +12,7 @@ from kernloop import __version__
 from kernloop.cli.output import fail
 from kernloop.cli.verbs import VerbGroup
 from kernloop.errors import HarnessError
+from kernloop.host import bytecode
 
 __all__ = ["app", "main"]
 
@@ -35,6 +36,7 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 
 def main() -> None:
+    bytecode.keep()
     as_json = "--json" in sys.argv
     try:
         app(prog_name="kernloop")

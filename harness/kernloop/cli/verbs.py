@@ -42,6 +42,7 @@ VERBS = {
     "skills": Verb("skills:app", "The skills and MCP servers for coding agents."),
     "mcp": Verb("mcp:mcp", "Serve an agent by MCP, over stdio; skills install sets it up."),
     "runs": Verb("runs:app", "Run directories: all evidence of every run."),
+    "bench": Verb("bench:app", "How long things take here."),
     "selftest": Verb("selftest:selftest", "Check kernloop itself: lint, types, unit tests, real boots; in a checkout."),
 }
 

@@ -22,7 +22,6 @@ from kernloop.sched import verify as library
 from kernloop.sched.judge import Judgement
 from kernloop.verdict import exit_code
 from kernloop.vm import recipe
-from kernloop.vm.argv import DEFAULT_SHIFT
 from kernloop.vm.topology import parse_cpus
 
 
@@ -37,7 +36,9 @@ def verify(
     cpus: Annotated[str, typer.Option(help="vCPUs: 4, or 8,sockets=2,cores=2,threads=2.")] = "2",
     memory: Annotated[str, typer.Option(help="Guest memory: MiB, or with a unit, as in 2G.")] = "512M",
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another interleaving, each repeatable.")] = 1,
-    shift: Annotated[int, typer.Option(min=0, max=10, help="An instruction takes 2**SHIFT ns.")] = DEFAULT_SHIFT,
+    shift: Annotated[
+        int, typer.Option(min=0, max=10, help="An instruction takes 2**SHIFT ns.")
+    ] = library.DEFAULT_SHIFT,
     tests: Annotated[
         str, typer.Option(help="Only these, by commas; all but wakeup by default: " + ",".join(library.TESTS))
     ] = "",

@@ -4,17 +4,13 @@
 kernloop tells it, over a pipe, what it owns: process groups, staging folders, the run that is not yet judged. When the
 pipe ends without the word `bye`, the keeper kills the groups, removes the folders, and writes into the run's
 verdict.json what happened. It runs as `python -I -S keeper.py PID`, PID being kernloop's, so it imports the standard
-library only.
+library only, and most of that when there is something to do: each call of kernloop pays for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
-import time
-from pathlib import Path
 
 __all__ = ["start_time"]
 
@@ -25,15 +21,14 @@ def start_time(pid: int) -> int | None:
     With it a recorded pid names one process for ever: a pid alone may have been given to another one since.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 pathlib takes longer to import than all else here
+            stat = file.read()
     except OSError:
         return None
     return int(stat.rpartition(")")[2].split()[19])
 
 
 def _serve() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
     owner = int(sys.argv[1])
     owned: dict[str, str] = {}
     for line in sys.stdin:
@@ -52,32 +47,43 @@ def _serve() -> None:
     for key, value in owned.items():
         kind, _, name = key.partition(" ")
         if kind == "folder":
-            _remove(Path(name))
+            _remove(name)
         elif kind == "run":
-            _close_run(Path(name), owner, value)
+            _close_run(name, owner, value)
 
 
 # The leader may be gone while others of its group live on: its start time is checked only while it exists.
 def _kill_group(leader: int, started: int) -> None:
+    import signal
+
     now = start_time(leader)
     if now is None or now == started:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
             os.killpg(leader, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
 
 
-def _remove(path: Path) -> None:
+def _remove(name: str) -> None:
+    import contextlib
+    import shutil
+    from pathlib import Path
+
+    path = Path(name)
     if path.is_dir() and not path.is_symlink():
-        import shutil  # as json below: half of this process's cost, for what it seldom has to do
-
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
             path.unlink()
 
 
-def _close_run(run: Path, owner: int, schema: str) -> None:
+def _close_run(name: str, owner: int, schema: str) -> None:
+    import contextlib
     import json
+    import time
+    from pathlib import Path
 
+    run = Path(name)
     stage = "start"
     with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
         stage = json.loads((run / "timeline.jsonl").read_text().splitlines()[-1])["event"]

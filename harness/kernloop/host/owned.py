@@ -15,6 +15,9 @@ from kernloop.host import keeper
 
 __all__ = ["folder", "forget", "group", "own_group", "run"]
 
+# What ends kernloop must not end its keeper.
+_UNMOVED = ("env", "--ignore-signal=INT,TERM,HUP,QUIT")
+
 _keeper: subprocess.Popen[str] | None = None
 
 
@@ -63,7 +66,7 @@ def _tell(sign: str, key: str, value: str = "") -> None:
     global _keeper
     if _keeper is None:
         _keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", keeper.__file__, str(os.getpid())],
+            [*_UNMOVED, sys.executable, "-I", "-S", keeper.__file__, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

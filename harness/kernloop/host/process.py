@@ -105,10 +105,19 @@ def detach(
     stdout: int = subprocess.PIPE,
     stderr: int | None = None,
     cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `argv` in a session of its own: it outlives us. Raises HarnessError."""
+    """Start `argv` in a session of its own: it outlives us. `env` is added to ours. Raises HarnessError."""
     try:
-        return subprocess.Popen(list(argv), stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, start_new_session=True)
+        return subprocess.Popen(
+            list(argv),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            start_new_session=True,
+        )
     except OSError as error:
         raise HarnessError(f"cannot start {argv[0]}: {error.strerror}") from None
 

@@ -8,7 +8,6 @@ SCHED_CLASS_EXT; `host` the kernel this machine runs; `path:FILE` a bzImage; `sh
 from __future__ import annotations
 
 import hashlib
-import platform
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +67,8 @@ def _fits(found: Kernel, wanted: str) -> bool:
 
 
 def _host() -> Kernel:
+    import platform  # slow to import, seldom needed
+
     release = platform.release()
     places = [Path(f"/boot/vmlinuz-{release}"), Path(f"/usr/lib/modules/{release}/vmlinuz")]
     for place in places:

@@ -20,6 +20,7 @@ from .crash import Crash, most_severe
 from .frames import Frame, guilty, parse_frame, rip_function
 from .lines import Line, read_line
 from .oops_table import CONSEQUENCE, Row, match_header, may_hold_header
+from .patterns import Pattern
 from .severity import Severity
 
 __all__ = ["ConsoleParser", "Crash", "most_severe", "parse_console"]
@@ -31,27 +32,27 @@ _MAX_FRAMES = 64
 _MAX_FOREIGN = 12
 _TAIL_LINES = 32
 
-_PROCESS = re.compile(
+_PROCESS = Pattern(
     r"\bCPU: (?P<cpu>\d+) (?:UID: \d+ )?PID: (?P<pid>\d+) (?:Comm: (?P<comm>.+?)(?: (?:Not tainted|Tainted: )|$))?"
 )
-_REGISTERS = re.compile(
+_REGISTERS = Pattern(
     r"^(?:(?![RE]?IP)[RE]?[A-Z0-9]{1,3}|FS|GS|PKRU|DR\d|CR\d|EFLAGS|ORIG_RAX): {0,2}[0-9a-f]{4}|^RSP: |^Code: "
 )
-_USER_MODE = re.compile(r"^RIP: 0033:|^RIP: 002b:|^RIP: 0023:")
-_TRACE_START = re.compile(r"^\s*Call [Tt]race:|^\s*<(?:TASK|IRQ|NMI|SOFTIRQ|#DF)>|^Backtrace:|^stack backtrace:")
-_TRACE_END = re.compile(
+_USER_MODE = Pattern(r"^RIP: 0033:|^RIP: 002b:|^RIP: 0023:")
+_TRACE_START = Pattern(r"^\s*Call [Tt]race:|^\s*<(?:TASK|IRQ|NMI|SOFTIRQ|#DF)>|^Backtrace:|^stack backtrace:")
+_TRACE_END = Pattern(
     r"^\s*</TASK>|^(?:Allocated by|Freed by|Last potentially|Modules linked|---\[ end|The buggy address|-> #)"
 )
 # Lines that belong to a report and say nothing by themselves: they only keep it open.
-_BODY = re.compile(
+_BODY = Pattern(
     r"""^\s*(?:Hardware\ name|Workqueue|R?IP|Oops|Sched_ext|CR2|Kernel\ Offset|task:|(?:Not\ t|T)ainted|Read\ |Write\s
     |Dumping|PGD|\#PF|</?(?:TASK|IRQ|NMI|SOFTIRQ)|in_atomic|preempt|locks?\ held|no\ locks|\d+\ locks?|stack\ backtrace
     |Memory\ state|====|----|"echo\ 0|rcu:|Sending\ NMI|NMI\ backtrace|irq\ event|but\ task|which\ lock|the\ existing
     |other\ info|Possible\ unsafe|CPU\d|\*\*\*\ DEADLOCK|lock\(|\(t=|\(detected\ by|page:|flags:|raw:)""",
     re.VERBOSE,
 )
-_END = re.compile(r"^---\[ end ")
-_LOUD = re.compile(
+_END = Pattern(r"^---\[ end ")
+_LOUD = Pattern(
     r"^(?:RIP|IP|CPU|Sched_ext|Workqueue|Hardware name|Call Trace|Read |Write |task:|---\[ end|PGD|#PF|The buggy|-> #)"
 )
 

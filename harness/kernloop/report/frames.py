@@ -15,19 +15,21 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .patterns import Pattern
+
 __all__ = ["Frame", "base_name", "guilty", "parse_frame", "rip_function"]
 
 _SYMBOL = (
     r"(?P<func>[A-Za-z_$][\w.$]*)(?:\+(?P<offset>0x[0-9a-f]+)/(?P<size>0x[0-9a-f]+))"
     r"(?: \[(?P<module>[\w-]+)(?: [0-9a-f]+)?\])?"
 )
-_FRAME = re.compile(rf"^\s*(?:\[<[0-9a-fA-F]+>\]\s*)*(?P<stale>\? )?{_SYMBOL}(?=\s|$)")
-_RIP = re.compile(rf"\b(?:RIP|IP|pc)\s?: (?:[0-9a-f]{{4}}:)?(?:\[<[0-9a-fA-F]+>\]\s*)*{_SYMBOL}")
+_FRAME = Pattern(rf"^\s*(?:\[<[0-9a-fA-F]+>\]\s*)*(?P<stale>\? )?{_SYMBOL}(?=\s|$)")
+_RIP = Pattern(rf"\b(?:RIP|IP|pc)\s?: (?:[0-9a-f]{{4}}:)?(?:\[<[0-9a-fA-F]+>\]\s*)*{_SYMBOL}")
 # What the compiler appends to the name of a clone or a split-off cold part.
-_TAIL = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*|\.\d+)+$")
+_TAIL = Pattern(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*|\.\d+)+$")
 
 # Functions that report, dispatch or wait rather than err: never the guilty one.
-_MACHINERY = re.compile(
+_MACHINERY = Pattern(
     r"""^(?:
     dump_stack\w*|__?dump_stack|show_stack|v?panic|nmi_panic|oops_end|oops_\w+|die\w*|__die\w*|__warn\w*|warn_slowpath\w*|report_bug
     |handle_bug|exc_\w+|asm_\w+|do_trap|do_error_trap|do_int3\w*|page_fault_oops|__bad_area\w*|bad_area\w*|no_context|do_user_addr_fault

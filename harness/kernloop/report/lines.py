@@ -11,8 +11,9 @@ Line(text='Kernel panic - not syncing: sysrq triggered crash', timestamp=14.2212
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+
+from .patterns import Pattern
 
 __all__ = ["Line", "read_line", "split_lines", "without_escapes"]
 
@@ -20,12 +21,12 @@ __all__ = ["Line", "read_line", "split_lines", "without_escapes"]
 _MAX_LENGTH = 4000
 
 # CSI and OSC sequences (firmware and systemd write both), then any two-byte escape.
-_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_LEVEL = re.compile(r"<([0-9]{1,3})>")
+_ANSI = Pattern(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]")
+_CONTROL = Pattern(r"[\x00-\x08\x0b-\x1f\x7f]")
+_LEVEL = Pattern(r"<([0-9]{1,3})>")
 # Old kernels put the caller inside: `[    1.234567,0]` (arm64 vendor trees) or `[    1.234567] [T1]`.
-_STAMP = re.compile(r"\[ *([0-9]{1,9}\.[0-9]{1,9})(?:,[0-9]+)?\]")
-_CALLER = re.compile(r"\s?\[ *([TC][0-9]{1,9})\]")
+_STAMP = Pattern(r"\[ *([0-9]{1,9}\.[0-9]{1,9})(?:,[0-9]+)?\]")
+_CALLER = Pattern(r"\s?\[ *([TC][0-9]{1,9})\]")
 
 
 @dataclass(frozen=True)

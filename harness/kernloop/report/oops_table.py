@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from .patterns import Pattern
 from .severity import Severity
 
 __all__ = ["CONSEQUENCE", "ROWS", "Row", "match_header", "may_hold_header"]
@@ -29,11 +30,11 @@ class Row:
     kind: str
     severity: Severity
     title: str
-    patterns: tuple[re.Pattern[str], ...]
+    patterns: tuple[Pattern, ...]
 
 
 def _row(kind: str, severity: Severity, header: str, title: str, *patterns: str) -> Row:
-    return Row(header, kind, severity, title, tuple(re.compile(p) for p in patterns or (re.escape(header),)))
+    return Row(header, kind, severity, title, tuple(map(Pattern, patterns or (re.escape(header),))))
 
 
 _P, _O, _E, _H, _W = Severity.PANIC, Severity.OOPS, Severity.EJECTED, Severity.HANG, Severity.WARNING
@@ -265,7 +266,7 @@ ROWS: tuple[Row, ...] = (
 _ANY_HEADER = re.compile("|".join(sorted({re.escape(row.header) for row in ROWS})))
 
 # A panic that only says that an earlier report was made fatal.
-CONSEQUENCE = re.compile(
+CONSEQUENCE = Pattern(
     rf"{_PANIC}: (?:Fatal (?:hardware )?exception|.*panic_on_warn set|softlockup: hung tasks|hung_task: blocked tasks|"
     r"Hard LOCKUP|RCU Stall|kernel: |stack guard page|scheduling while atomic|workqueue: )"
 )

@@ -23,7 +23,8 @@ def loader(kit: BpfKit) -> Path:
     return guest_programs.build(
         "scxload",
         [_GUEST / name for name in _LOADER],
-        flags=[f"-I{kit.libbpf_include}", f"-I{kit.tree}/tools/include/uapi"],
+        # scxload.c says which definition comes twice.
+        flags=[f"-I{kit.libbpf_include}", f"-I{kit.tree}/tools/include/uapi", "-Wl,--allow-multiple-definition"],
         libraries=[str(kit.libbpf), "-lelf", "-lz", "-lzstd"],
     )
 

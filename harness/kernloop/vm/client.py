@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
-from kernloop.host import process
+from kernloop.host import bytecode, process
 from kernloop.host.cache import exclusive
 from kernloop.host.paths import runs_dir
 from kernloop.vm import copy, ssh, wire
@@ -50,8 +50,6 @@ _ANSWER_SECONDS = 15.0
 _INFO_SECONDS = 3.0
 _STOP_SECONDS = 20.0
 _DUMP_SECONDS = 600.0
-# A key's answer is waited for before the next one is sent.
-_SYSRQ_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 # What the supervisor may take on top of a deadline: SysRq to a guest that does not answer.
 _GRACE_SECONDS = 60.0
@@ -277,8 +275,7 @@ class VM:
 
     def sysrq(self, keys: str) -> int:
         """SysRq by the serial console; the console's cursor from where on its answer stands."""
-        seconds = _ANSWER_SECONDS + _SYSRQ_SECONDS * len(keys)
-        return int(self._ask("sysrq", seconds=seconds, keys=keys)["cursor"])
+        return int(self._ask("sysrq", seconds=_ANSWER_SECONDS * (len(keys) + 1), keys=keys)["cursor"])
 
     def nmi(self) -> int:
         """An NMI, which makes the kernel panic with a backtrace (unknown_nmi_panic); the console's cursor before."""
@@ -332,7 +329,7 @@ class VM:
         """End the VM; its run's verdict."""
         answers = True
         try:
-            self._ask("stop")
+            self._ask("stop", seconds=_KILLED_SECONDS)
         except HarnessError:
             answers = False
         try:
@@ -392,7 +389,8 @@ def start(request: VmRequest, *, bound: bool = False, say: Callable[[str], None]
     """
     request = replace(request, owner=os.getpid() if bound else None)
     with open(os.memfd_create("kernloop-supervisor"), "w+b") as log:  # noqa: PTH123 it has no path
-        child = process.detach([sys.executable, "-m", "kernloop.vm.supervisor"], stderr=log.fileno())
+        argv = [sys.executable, "-m", "kernloop.vm.supervisor"]
+        child = process.detach(argv, stderr=log.fileno(), env=bytecode.environment())
         # Once it has told what there is to tell it is init's child, not a zombie of ours.
         reaper = threading.Thread(target=child.wait, daemon=True)
         reaper.start()

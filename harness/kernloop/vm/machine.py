@@ -35,8 +35,6 @@ _PIECE = 1 << 18
 _QMP_SECONDS = 10.0
 # A snapshot of a guest with gigabytes of memory in use, written to a slow disk.
 _MIGRATION_SECONDS = 120.0
-_SYSRQ_SECONDS = 3.0
-_SYSRQ_QUIET_SECONDS = 0.2
 # The agent answers between two frames, unless the guest hangs.
 _REST_SECONDS = 10.0
 # Commands are numbered from 1 to this, then again from 1: a frame has 16 bits for it.
@@ -252,22 +250,9 @@ class Machine:
 
     async def send_break(self, keys: str) -> None:
         """SysRq by serial break: BREAK, then one key, for each of `keys` (Documentation/admin-guide/sysrq.rst)."""
-        for at, key in enumerate(keys, 1):
-            printed = self.console_bytes
+        for key in keys:
             await self.qmp("chardev-send-break", {"id": "console"})
             self._to_console.write(key.encode())
-            if at < len(keys):
-                await self._answered(printed)
-
-    # Every key is answered with a line at least. A BREAK that comes before the key was taken, or while the kernel still
-    # prints its answer, calls the one before off or is none (uart_handle_break() in include/linux/serial_core.h).
-    async def _answered(self, printed: int) -> None:
-        loop = asyncio.get_running_loop()
-        deadline, quiet, begun = loop.time() + _SYSRQ_SECONDS, loop.time(), printed
-        while loop.time() < deadline and (printed == begun or loop.time() - quiet < _SYSRQ_QUIET_SECONDS):
-            await asyncio.sleep(0.01)
-            if self.console_bytes != printed:
-                printed, quiet = self.console_bytes, loop.time()
 
     def watch_qemu(self) -> None:
         """Resolve `ended` when the process goes."""

@@ -36,7 +36,9 @@ _REQUEST_SECONDS = 30.0
 # Of so many commands that have ended the results are at hand.
 _KEPT_JOBS = 256
 _VERSION_HINT = "is the client of another version of kernloop?"
-_SYSRQ_KEYS = re.compile(r"[0-9a-zA-Z]{1,8}")
+# A key waits for what the one before it prints, at the speed of a serial port.
+_SYSRQ_SECONDS = 10.0
+_SYSRQ_KEYS = re.compile(r"[0-9a-zA-Z]{1,16}")
 
 
 class Server:
@@ -54,7 +56,7 @@ class Server:
         self._serving: set[asyncio.Task[None]] = set()
         self._following: set[asyncio.Task[Any]] = set()
         self._doing = ""
-        self._state = "running"
+        self._told = "running"
         self._changed = News()
         self._began = time.monotonic()
         self._last = self._began
@@ -100,6 +102,11 @@ class Server:
             "times": {name: round(seconds, 3) for name, seconds in self.session.times.items()},
         }
 
+    @property
+    def _state(self) -> str:
+        # A command that dies of a panic may be told so before the guest is held.
+        return "panicked" if self._told != "stopped" and self.session.console.panic.is_set() else self._told
+
     async def until_over(self) -> End:
         """Serve until the VM is stopped, gone, or idle for too long. A guest that panics stays, paused."""
         session = self.session
@@ -111,7 +118,7 @@ class Server:
             while True:
                 waits: set[asyncio.Future[Any]] = {stop, idle, session.machine.ended}
                 await asyncio.wait(waits if panic.done() else {*waits, panic}, return_when=asyncio.FIRST_COMPLETED)
-                if panic.done() and self._state != "panicked" and panic.result() is End.PANIC:
+                if panic.done() and self._told != "panicked" and panic.result() is End.PANIC:
                     await session.hold()
                     self._become("panicked")
                 if session.machine.ended.done():
@@ -127,8 +134,9 @@ class Server:
     async def close(self) -> None:
         """End what is still being served; each client that listens is told."""
         self._become("stopped")
-        for job in self._jobs.values():
-            job.abandon(self.why or "the guest is gone")
+        # Where QEMU is gone they know by themselves how it went.
+        for job in [] if self.session.machine.ended.done() else self._jobs.values():
+            job.abandon(self.why)
         serving: set[asyncio.Task[Any]] = {*self._following, *self._serving}
         if serving:
             _, late = await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
@@ -286,7 +294,7 @@ class Server:
         while True:
             news: set[asyncio.Future[Any]] = {machine.console_news.next, self._changed.next}
             late = time.monotonic() >= deadline
-            over = self._state in ("panicked", "stopped")
+            over = self._told in ("panicked", "stopped")
             # QEMU writes what it has sent to us into the log a moment later.
             behind = not await self._logged(machine.console_bytes)
             if wanted is not None:
@@ -318,7 +326,7 @@ class Server:
         return False
 
     def _become(self, state: str) -> None:
-        self._state = state
+        self._told = state
         self.session.paused = state == "paused"
         self._changed.tell()
 
@@ -330,7 +338,12 @@ class Server:
         self._must_run()
         before = self._log.stat().st_size
         self.session.run.note("sysrq", keys=keys)
-        await self.session.machine.send_break(keys)
+        # One at a time: a break that comes while a key is still in the serial port's FIFO takes both away.
+        for place, key in enumerate(keys, 1):
+            since = self._log.stat().st_size
+            await self.session.machine.send_break(key)
+            if place < len(keys) and not (await self._wait("pattern", "sysrq: ", since, _SYSRQ_SECONDS))["matched"]:
+                break
         return {"cursor": before}
 
     async def _nmi(self) -> dict[str, Any]:
@@ -353,12 +366,17 @@ class Server:
         async with self._alone("resuming it"):
             await self.session.machine.qmp("cont")
             self._become("running")
+            self._tell_time()
         return {"state": self._state}
 
     async def _dump(self, path: str) -> dict[str, Any]:
         async with self._alone("writing its memory to a file"):
             self.session.run.note("dump", path=path)
-            return await dump.take(self.session.machine, Path(path), self.request.memory)
+            try:
+                release = self.session.machine.hello.result().release
+                return await dump.take(self.session.machine, Path(path), self.request.memory, release)
+            finally:
+                self._tell_time()
 
     async def _snapshot(self, tag: str) -> dict[str, Any]:
         self._must_run()
@@ -381,6 +399,11 @@ class Server:
                     saved.seal, folder, self._by_digest(), self.guest.key(), machine.next_job
                 )
         return {"tag": tag, "bytes": size}
+
+    # The guest's clock stood still with it.
+    def _tell_time(self) -> None:
+        if self._state == "running" and self.request.seed is None:
+            self.session.machine.wake(real_time=True)
 
     # What needs the machine as it is is done one at a time; whoever comes second need not wait for gigabytes.
     @contextlib.asynccontextmanager

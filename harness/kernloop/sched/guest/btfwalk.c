@@ -43,13 +43,10 @@ void each_var(const struct btf *btf, bool (*visit)(const struct var *, void *), 
 	}
 }
 
-static uint64_t enumerator_value(const struct btf_type *t, __u32 i, const char *name)
+static uint64_t enumerator_value(const struct btf_type *t, __u32 i)
 {
 	if (btf_is_enum64(t))
 		return btf_enum64_value(&btf_enum64(t)[i]);
-	/* Old pahole keeps only the low half of a 64-bit enum: a guess would be a wrong DSQ id. */
-	if (t->size == 8)
-		unusable("the kernel's BTF truncates the 64-bit enumerator %s", name);
 	return btf_kflag(t) ? (uint64_t)(int64_t)btf_enum(t)[i].val : (uint32_t)btf_enum(t)[i].val;
 }
 
@@ -58,22 +55,26 @@ void load_constants(const struct btf *kernel, struct constants *c)
 {
 	size_t room = 0;
 
-	for (__u32 id = 1; id < btf__type_cnt(kernel); id++) {
+	for (__u32 id = 1, end = btf__type_cnt(kernel); id < end; id++) {
 		const struct btf_type *t = btf__type_by_id(kernel, id);
+		__u32 count = btf_is_any_enum(t) ? btf_vlen(t) : 0;
 
-		for (__u32 i = 0; btf_is_any_enum(t) && i < btf_vlen(t); i++) {
+		for (__u32 i = 0; i < count; i++) {
 			const char *name = btf__name_by_offset(kernel, btf_is_enum64(t) ?
 							       btf_enum64(t)[i].name_off : btf_enum(t)[i].name_off);
 
 			if (strncmp(name, "SCX_", 4))
 				continue;
+			/* Old pahole keeps only the low half of a 64-bit enum: a guess would be a wrong DSQ id. */
+			if (t->size == 8 && !btf_is_enum64(t))
+				c->truncated = name;
 			if (c->count == room) {
 				room = room ? 2 * room : 256;
 				c->list = realloc(c->list, room * sizeof(*c->list));
 				if (!c->list)
 					unusable("no memory");
 			}
-			c->list[c->count++] = (struct constant){ name, enumerator_value(t, i, name) };
+			c->list[c->count++] = (struct constant){ name, enumerator_value(t, i) };
 		}
 	}
 }

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The loader process: started in its own group, its output relayed line by line, its end reported. */
+/*
+ * The loader process: started in its own group, its output relayed line by line, its end reported.
+ * It is a program of the scheduler's, run anew for each load, or hatched by a nest (scxload.c) that stays.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -9,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,6 +28,8 @@ static struct stream {
 	size_t used;
 	char line[LINE_MAX_BYTES];
 } streams[2] = { { .name = "stdout", .fd = -1 }, { .name = "stderr", .fd = -1 } };
+
+static int nest = -1;
 
 int loader_wait_fd(int stream)
 {
@@ -96,10 +102,10 @@ void loader_reap(void)
 	suite.loader = 0;
 	for (int i = 0; i < 2; i++) {
 		loader_read(i);
-		if (streams[i].fd >= 0) {
-			if (streams[i].used)
-				emit(&streams[i], streams[i].used);
-			streams[i].used = 0;
+		if (streams[i].used)
+			emit(&streams[i], streams[i].used);
+		streams[i].used = 0;
+		if (streams[i].fd >= 0 && nest < 0) {
 			close(streams[i].fd);
 			streams[i].fd = -1;
 		}
@@ -110,35 +116,61 @@ void loader_reap(void)
 	json_close();
 }
 
-void loader_start(void)
+static _Noreturn void cannot(const char *what)
 {
-	pid_t controller = getpid();
-	int out[2], err[2], null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	fprintf(stderr, "scxsuite: %s: %s\n", what, strerror(errno));
+	exit(2);
+}
 
-	if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) || (suite.loader = fork()) < 0) {
-		perror("scxsuite: starting the loader");
-		exit(2);
-	}
-	if (!suite.loader) {
+/* Runs the loader's program with its output in our streams. */
+static pid_t run_program(int in)
+{
+	pid_t controller = getpid(), pid;
+	int out[2], err[2];
+
+	if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) || (pid = fork()) < 0)
+		cannot("starting the loader");
+	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != controller)
 			_exit(127);
 		setpgid(0, 0);
-		dup2(null, 0);
+		dup2(in, 0);
 		dup2(out[1], 1);
 		dup2(err[1], 2);
 		execv(suite.loader_argv[0], suite.loader_argv);
 		dprintf(2, "scxsuite: %s: %s\n", suite.loader_argv[0], strerror(errno));
 		_exit(127);
 	}
-	setpgid(suite.loader, suite.loader);
-	close(null);
+	close(in);
 	close(out[1]);
 	close(err[1]);
 	streams[0].fd = out[0];
 	streams[1].fd = err[0];
 	for (int i = 0; i < 2; i++)
 		fcntl(streams[i].fd, F_SETFL, O_NONBLOCK);
+	return pid;
+}
+
+void loader_nest(void)
+{
+	int ends[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+		cannot("making a socket");
+	run_program(ends[1]);
+	nest = ends[0];
+}
+
+void loader_start(void)
+{
+	if (nest < 0)
+		suite.loader = run_program(open("/dev/null", O_RDONLY | O_CLOEXEC));
+	else if (write(nest, "", 1) != 1 || read(nest, &suite.loader, sizeof(pid_t)) != sizeof(pid_t) ||
+		 suite.loader < 0)
+		cannot("asking for a loader");
+	/* Before anybody signals the group; a program of its own may have done it already. */
+	setpgid(suite.loader, suite.loader);
 }
 
 void loader_signal(int sig)

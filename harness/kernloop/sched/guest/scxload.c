@@ -1,27 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * scxload OBJ.bpf.o [--timeout-ms N]: load, attach and watch any sched_ext scheduler.
+ * scxload OBJ.bpf.o: a nest of loaders, each of which loads, attaches and watches the scheduler in OBJ.
+ *
+ * The nest reads the running kernel's BTF once: 5 MB, more work than all the rest of a load. For each byte on stdin, a
+ * socket, it forks a loader, a child of its own parent, and answers with the pid. It ends with the socket, a loader on
+ * SIGINT or SIGTERM.
  *
  * A skeleton-based loader is compiled with its scheduler. This one does the same work (SCX_OPS_OPEN, LOAD and
  * ATTACH of tools/sched_ext/include/scx) from the object's BTF, so that one binary serves every object.
  *
- * Events on stdout: unusable, open, load-failed, attach-failed, attached, then exit (from the scheduler's
+ * A loader's events on stdout: unusable, open, load-failed, attach-failed, attached, then exit (from the scheduler's
  * user_exit_info), gone (the kernel dropped a scheduler that records none) or detached (on request, none recorded).
  * libbpf's and the verifier's text goes to stderr.
  * Exit status: 0 ended with a kind below 1024, 1 ejected, 2 unusable, 3 load failed, 4 attach failed.
  */
+#define _GNU_SOURCE
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,7 +40,7 @@
 #define SYSFS "/sys/kernel/sched_ext/"
 
 enum { EXIT_EJECTED = 1, EXIT_UNUSABLE, EXIT_LOAD, EXIT_ATTACH };
-enum { KIND_ERROR = 1024, DUMP_LEN_DEFAULT = 32768, TIMEOUT_MS_DEFAULT = 5000, POLL_MS = 50 };
+enum { KIND_ERROR = 1024, DUMP_LEN_DEFAULT = 32768, TIMEOUT_MS = 5000, POLL_S = 1 };
 
 static volatile sig_atomic_t stop_requested;
 
@@ -47,7 +56,7 @@ struct uei {
 struct scheduler {
 	struct bpf_object *obj;
 	const struct btf *btf;
-	struct btf *kernel;
+	const struct btf *kernel;	/* until the object is loaded */
 	struct constants constants;
 	struct var ops;
 	struct bpf_map *ops_map;
@@ -55,6 +64,20 @@ struct scheduler {
 	struct uei uei;
 	char name[128];
 };
+
+/*
+ * libbpf reads the kernel's BTF by this name for each object, and frees it. The linker takes this definition before
+ * libbpf's (sched/programs.py): it parts with what was read already. The other name is an alias of libbpf's own.
+ */
+static struct btf *spare_kernel_btf;
+
+struct btf *btf__load_vmlinux_btf(void)
+{
+	struct btf *btf = spare_kernel_btf;
+
+	spare_kernel_btf = NULL;
+	return btf ? btf : libbpf_find_kernel_btf();
+}
 
 static void on_signal(int sig)
 {
@@ -202,7 +225,7 @@ static bool read_line(const char *path, char *buf, size_t size)
 	return n > 0;
 }
 
-static void prepare(struct scheduler *s, uint32_t timeout_ms)
+static void prepare(struct scheduler *s)
 {
 	const struct btf_member *name;
 	uint64_t asked;
@@ -220,12 +243,11 @@ static void prepare(struct scheduler *s, uint32_t timeout_ms)
 			 (char *)bpf_map__initial_value(s->ops_map, NULL) + name->offset / 8);
 
 	asked = ops_get(s, "timeout_ms");
-	if (!asked || asked > timeout_ms)
-		ops_set(s, "timeout_ms", timeout_ms);
+	if (!asked || asked > TIMEOUT_MS)
+		ops_set(s, "timeout_ms", TIMEOUT_MS);
 	if (read_line(SYSFS "hotplug_seq", text, sizeof(text)))
 		ops_set(s, "hotplug_seq", strtoull(text, NULL, 10));
 	clear_unknown_members(s);
-	load_constants(s->kernel, &s->constants);
 	each_var(s->btf, fill_enum, s);
 
 	each_var(s->btf, find_uei, s);
@@ -320,13 +342,19 @@ static bool still_ours(const struct scheduler *s)
 
 static int watch(const struct scheduler *s, struct bpf_link *link)
 {
-	const struct timespec pause = { .tv_nsec = POLL_MS * 1000000L };
+	/* The kernel says on its log when it drops a scheduler: that wakes us, the time-out is for a log that is full. */
+	struct pollfd kmsg = { .fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC), .events = POLLIN };
+	const struct timespec longest = { .tv_sec = POLL_S };
+	sigset_t unblocked;
 	bool gone = false;
 
+	sigemptyset(&unblocked);
+
 	while (!stop_requested && !uei_kind(s) && !gone) {
+		lseek(kmsg.fd, 0, SEEK_END);
 		gone = !still_ours(s);
 		if (!gone)
-			nanosleep(&pause, NULL);
+			ppoll(&kmsg, 1, &longest, &unblocked);
 	}
 	/* Closing the link unregisters synchronously: ops.exit has run when this returns. */
 	bpf_link__destroy(link);
@@ -373,26 +401,52 @@ static int run(struct scheduler *s)
 	return watch(s, link);
 }
 
+/* Returns in each loader. */
+static void hatch(void)
+{
+	pid_t parent = getppid(), pid;
+	char word;
+
+	do {
+		if (read(STDIN_FILENO, &word, 1) != 1)
+			exit(0);
+		pid = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+		if (pid && write(STDIN_FILENO, &pid, sizeof(pid)) != sizeof(pid))
+			exit(0);
+	} while (pid);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(127);
+	close(STDIN_FILENO);
+	open("/dev/null", O_RDONLY);
+}
+
 int main(int argc, char **argv)
 {
 	const struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
 	const struct sigaction act = { .sa_handler = on_signal };
 	struct scheduler s = { 0 };
-	uint32_t timeout_ms = TIMEOUT_MS_DEFAULT;
-	char *end = NULL;
-	int status;
+	sigset_t stop;
 
-	if (argc == 4 && !strcmp(argv[2], "--timeout-ms"))
-		timeout_ms = strtoul(argv[3], &end, 10);
-	if ((argc != 2 && argc != 4) || (argc == 4 && (!end || *end || !timeout_ms)))
-		unusable("usage: scxload OBJ.bpf.o [--timeout-ms N]");
+	if (argc != 2)
+		unusable("usage: scxload OBJ.bpf.o");
 	setrlimit(RLIMIT_MEMLOCK, &unlimited);
+	s.kernel = spare_kernel_btf = libbpf_find_kernel_btf();
+	if (s.kernel)
+		load_constants(s.kernel, &s.constants);
+	hatch();
+
 	sigaction(SIGINT, &act, NULL);
 	sigaction(SIGTERM, &act, NULL);
-
-	s.kernel = btf__load_vmlinux_btf();
+	/* They come while watch() waits, so that none is missed between its look and its wait. */
+	sigemptyset(&stop);
+	sigaddset(&stop, SIGINT);
+	sigaddset(&stop, SIGTERM);
+	sigprocmask(SIG_BLOCK, &stop, NULL);
 	if (!s.kernel)
-		unusable("no BTF of the running kernel: %s", strerror(errno));
+		unusable("no BTF of the running kernel");
+	if (s.constants.truncated)
+		unusable("the kernel's BTF truncates the 64-bit enumerator %s", s.constants.truncated);
 	s.obj = bpf_object__open_file(argv[1], NULL);
 	if (!s.obj) {
 		char why[128];
@@ -403,10 +457,6 @@ int main(int argc, char **argv)
 	s.btf = bpf_object__btf(s.obj);
 	if (!s.btf)
 		unusable("%s has no BTF", argv[1]);
-	prepare(&s, timeout_ms);
-	status = run(&s);
-	bpf_object__close(s.obj);
-	free(s.constants.list);
-	btf__free(s.kernel);
-	return status;
+	prepare(&s);
+	return run(&s);
 }

@@ -25,6 +25,7 @@ struct constant {
 struct constants {
 	struct constant *list;
 	size_t count;
+	const char *truncated;	/* one whose value the BTF does not have in full, NULL when all are whole */
 };
 
 /* Says why on stderr and as an event, and ends the program. */

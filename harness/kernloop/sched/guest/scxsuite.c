@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * scxsuite [--tests a,b,...] [--enable-timeout S] -- LOADER ARGS...
+ * scxsuite [--nest] [--tests a,b,...] -- LOADER ARGS...
  *
- * Runs a sched_ext scheduler's loader (scxload or the scheduler's own) and puts the scheduler to the test.
+ * Runs a sched_ext scheduler's loader (the scheduler's own, or with --nest scxload) and puts the scheduler to the test.
  * Everything is told as JSON lines on stdout. The controller itself is SCHED_FIFO: no scheduler can starve it.
  * Exit status: 0 all passed, 1 something failed, 2 usage.
  */
@@ -23,10 +23,15 @@
 #include "suite.h"
 #include "workers.h"
 
-/* How often state and enable_seq are read. The kernel's default watchdog holds for loaders that don't tell theirs. */
-enum { POLL_MS = 50, KERNEL_WATCHDOG_S = 30, EJECTED_LOADER_S = 10, REAP_S = 10, FIFO_PRIORITY = 50 };
+/*
+ * The loader's words and the kernel's messages wake the controller. Without any it looks at the scheduler's state after
+ * POLL_MAX_MS, and at what the workers have done after POLL_MS. The kernel's default watchdog holds for loaders that
+ * don't tell theirs.
+ */
+enum { POLL_MS = 50, POLL_MAX_MS = 1000, FIFO_PRIORITY = 50 };
+enum { KERNEL_WATCHDOG_S = 30, ENABLE_S = 120, EJECTED_LOADER_S = 10, REAP_S = 10 };
 
-struct suite suite = { .enable_timeout = 120, .watchdog = KERNEL_WATCHDOG_S };
+struct suite suite = { .watchdog = KERNEL_WATCHDOG_S };
 
 static const struct test tests[] = {
 	{ "idle", NULL, NULL, test_idle },
@@ -46,7 +51,7 @@ double now(void)
 	return clock_ns() / 1e9;
 }
 
-static void relay(double until)
+static void relay(double until, int longest_ms)
 {
 	struct pollfd fds[3] = {
 		{ .fd = loader_wait_fd(0), .events = POLLIN },
@@ -54,7 +59,7 @@ static void relay(double until)
 		{ .fd = watch_kmsg_fd(), .events = POLLIN },
 	};
 	double left = (until - now()) * 1000;
-	int ms = left <= 0 ? 0 : left > POLL_MS ? POLL_MS : (int)left + 1;
+	int ms = left <= 0 ? 0 : left > longest_ms ? longest_ms : (int)left + 1;
 
 	poll(fds, 3, ms);
 	for (int i = 0; i < 2; i++)
@@ -68,7 +73,7 @@ static void relay(double until)
 bool pump(double until)
 {
 	do
-		relay(until);
+		relay(until, POLL_MAX_MS);
 	while (!suite.lost && now() < until);
 	return !suite.lost;
 }
@@ -76,17 +81,17 @@ bool pump(double until)
 void drain(double until)
 {
 	do
-		relay(until);
+		relay(until, POLL_MAX_MS);
 	while (now() < until);
 }
 
 bool pump_while(bool (*busy)(void), double until)
 {
-	bool was_lost = suite.lost;
+	bool was_lost = suite.lost, still;
 
-	while (busy() && now() < until && suite.lost == was_lost)
-		relay(until);
-	return !busy();
+	while ((still = busy()) && now() < until && suite.lost == was_lost)
+		relay(until, POLL_MS);
+	return !still;
 }
 
 void fail(struct result *r, const char *format, ...)
@@ -127,6 +132,16 @@ static void report(const char *name, const struct result *r, double seconds)
 	json_close();
 }
 
+/*
+ * With the test's tasks gone the machine comes to rest, unless the scheduler has lost a task: that one stays runnable.
+ * Then wait for the watchdog, whose dump tells which and where.
+ */
+static void settle(struct result *r)
+{
+	if (!suite.lost && !pump_while(others_want_cpu, now() + 1.5 * suite.watchdog + 1))
+		fail(r, "a task wants the CPU and does not get it, on an idle machine");
+}
+
 static bool run_test(const struct test *test)
 {
 	struct result r = { .ok = true, .unit = "" };
@@ -138,14 +153,15 @@ static bool run_test(const struct test *test)
 	json_str("name", test->name);
 	json_close();
 	test->run(&r);
+	left = pool_stop(REAP_S);
+	if (left)
+		fail(&r, "%d killed tasks could not die within %d s: the scheduler does not run them", left, REAP_S);
+	settle(&r);
 	/* Why it was lost stands in the loader's last words; an unrelated figure must not hide it. */
 	if (suite.lost) {
 		r.ok = true;
 		fail(&r, "the scheduler was ejected or restarted during the test");
 	}
-	left = pool_stop(REAP_S);
-	if (left)
-		fail(&r, "%d killed tasks could not die within %d s: the scheduler does not run them", left, REAP_S);
 	report(test->name, &r, now() - begin);
 	ok = gate(test->name) && r.ok;
 	counters(test->name);
@@ -189,7 +205,7 @@ bool start_scheduler(void)
 	seq_before = scx_enable_seq();
 	suite.up = suite.lost = suite.dropped = suite.unloading = false;
 	loader_start();
-	pump_while(enabling, begin + suite.enable_timeout);
+	pump_while(enabling, begin + ENABLE_S);
 	suite.enable_seconds = now() - begin;
 	if (suite.up && !suite.dropped) {
 		json_open("enabled");
@@ -226,7 +242,7 @@ bool stop_scheduler(double seconds)
 	return pump_while(scheduler_there, now() + seconds);
 }
 
-static bool run_suite(void)
+static bool run_suite(bool nest)
 {
 	bool ok;
 
@@ -239,6 +255,8 @@ static bool run_suite(void)
 		json_str("unit", tests[i].baseline_unit);
 		json_close();
 	}
+	if (nest)
+		loader_nest();
 	if (!start_scheduler())
 		return false;
 	ok = gate("enable");
@@ -275,17 +293,17 @@ static bool select_tests(char *list)
 	return true;
 }
 
-static bool parse(int argc, char **argv)
+static bool parse(int argc, char **argv, bool *nest)
 {
 	memset(selected, true, sizeof(selected));
-	for (int i = 1; i + 1 < argc; i += 2) {
+	for (int i = 1; i + 1 < argc; i++) {
 		if (!strcmp(argv[i], "--")) {
 			suite.loader_argv = &argv[i + 1];
 			return true;
 		}
-		if (!strcmp(argv[i], "--enable-timeout"))
-			suite.enable_timeout = strtod(argv[i + 1], NULL);
-		else if (strcmp(argv[i], "--tests") || !select_tests(argv[i + 1]))
+		if (!strcmp(argv[i], "--nest"))
+			*nest = true;
+		else if (strcmp(argv[i], "--tests") || !select_tests(argv[++i]))
 			return false;
 	}
 	return false;
@@ -295,10 +313,10 @@ int main(int argc, char **argv)
 {
 	const struct sched_param param = { .sched_priority = FIFO_PRIORITY };
 	const struct rlimit memory = { RLIM_INFINITY, RLIM_INFINITY }, files = { 65536, 65536 };
-	bool ok;
+	bool nest = false, ok;
 
-	if (!parse(argc, argv)) {
-		fprintf(stderr, "usage: scxsuite [--tests a,b,...] [--enable-timeout S] -- LOADER ARGS...\ntests:");
+	if (!parse(argc, argv, &nest)) {
+		fprintf(stderr, "usage: scxsuite [--nest] [--tests a,b,...] -- LOADER ARGS...\ntests:");
 		for (int i = 0; i < NR_TESTS; i++)
 			fprintf(stderr, " %s", tests[i].name);
 		fputc('\n', stderr);
@@ -325,7 +343,7 @@ int main(int argc, char **argv)
 	json_end(']');
 	json_close();
 
-	ok = run_suite();
+	ok = run_suite(nest);
 	pool_stop(REAP_S);
 	drain(now() + 0.2);
 	json_open("done");

@@ -17,7 +17,6 @@ struct suite {
 	int cpus;
 	char **loader_argv;
 	pid_t loader;		/* 0 when none runs */
-	double enable_timeout;
 	double enable_seconds;	/* how long the last enable took */
 	double watchdog;	/* the scheduler's stall timeout T in seconds */
 	bool up;		/* enabled and to stay so */
@@ -44,6 +43,7 @@ void drain(double until);
 bool pump_while(bool (*busy)(void), double until);
 
 /* loader.c */
+void loader_nest(void);		/* the program is a nest: start it, once */
 void loader_start(void);
 void loader_signal(int sig);
 int loader_wait_fd(int stream);	/* the stream's descriptor, -1 when closed */
@@ -65,6 +65,7 @@ bool scx_state(char *state, size_t size);
 bool scx_is(const char *state);
 unsigned long scx_enable_seq(void);
 bool scx_adopt(unsigned long seq_before);
+bool others_want_cpu(void);
 bool gate(const char *after);
 void counters(const char *after);
 

@@ -10,7 +10,7 @@
 
 enum { SEED = 0x9e3779b9 };
 
-#define STORM_S 3.0
+#define STORM_S 1.5
 #define SHUFFLE_PAUSE_S (4 * MS)
 /* The kernel moves a task before sched_setaffinity returns; a scheduler that overrules it gets this much grace. */
 #define OUTSIDE_LIMIT_S 0.1

@@ -13,9 +13,9 @@
 
 enum { SPINNERS_PER_CPU = 4, RETURNERS_PER_CPU = 2 };
 
-#define IDLE_ROUND_S 2.5
+#define IDLE_ROUND_S 1.5
 #define IDLE_LIMIT_S 0.25	/* a lone sleeper on an idle machine has nothing to wait for */
-#define PHASE_S 4.0
+#define PHASE_S 1.5		/* whoever starves at the end of the second one is waited for */
 #define PROBER_LIMIT_S 2.0	/* or half the watchdog's time, if that is less */
 /*
  * A spinner must get the CPU every second. With six hogs a CPU and the kernel's 20 ms slices its turn comes after

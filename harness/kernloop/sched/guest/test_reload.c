@@ -6,9 +6,9 @@
 #include "workers.h"
 
 /* Loading costs CPU time (the verifier): slow loaders are reloaded less often. */
-enum { RELOADS = 10, RELOADS_MIN = 2 };
+enum { RELOADS = 4, RELOADS_MIN = 1 };
 
-#define LOADING_BUDGET_S 60.0
+#define LOADING_BUDGET_S 20.0
 #define LOAD_S 0.1
 #define DISABLE_LIMIT_S 5.0
 #define PROGRESS_DEADLINE_S 2.0

@@ -133,6 +133,16 @@ void watch_check(void)
 		suite.lost = !scx_is("enabled") || scx_enable_seq() != suite.enable_seq;
 }
 
+/* The fourth word of loadavg is RUNNABLE/ALL (fs/proc/loadavg.c); one of the runnable is us. */
+bool others_want_cpu(void)
+{
+	char text[128];
+	int runnable = 0;
+
+	return read_text("/proc/loadavg", text, sizeof(text)) && sscanf(text, "%*s %*s %*s %d/", &runnable) == 1 &&
+	       runnable > 1;
+}
+
 bool gate(const char *after)
 {
 	char state[32] = "unknown", ops[128] = "", why[512] = "";

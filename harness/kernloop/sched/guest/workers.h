@@ -56,6 +56,7 @@ double overdue(const struct worker *w);
 /* For worker bodies. */
 uint64_t clock_ns(void);
 uint64_t cpu_ns(void);
+void spin(uint64_t ns);				/* keep the CPU busy for so long, at most half a millisecond */
 void burn(struct worker *w, double seconds);	/* use CPU time */
 void rest(struct worker *w, double seconds);	/* sleep, then note how late the CPU came */
 void rest_until(struct worker *w, uint64_t due_ns);

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernloop bench`."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from typing import Annotated, Any
+
+import typer
+
+from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
+from kernloop.errors import HarnessError
+from kernloop.host.about import about
+from kernloop.vm import bench
+from kernloop.vm.bench import MEASURES, Figures, Machine
+
+SCHEMA = "kernloop.bench-vm/1"
+
+app = typer.Typer(help="How long things take here.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    pass
+
+
+@app.command()
+def vm(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured; the median counts.")] = 5,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Only this measure: {', '.join(MEASURES)}. May come again.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Boots, restored guests, commands, run and verify; virtme-ng."""
+    before = about()
+    try:
+        with progress() as say:
+            found = bench.measure(only or list(MEASURES), rounds, say=say)
+            seen = bench.machine()
+    except HarnessError as error:
+        raise fail(error, as_json=as_json, schema=SCHEMA) from None
+    if as_json:
+        print_json(_json(found, seen, rounds, before))
+    else:
+        _show(found, seen, before)
+
+
+def _json(found: dict[str, Figures], seen: Machine, rounds: int, before: str) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "rounds": rounds,
+        "host": before,
+        "cores": os.cpu_count(),
+        "load_after": round(os.getloadavg()[0], 2),
+        "kernel": seen.kernel,
+        "qemu": seen.qemu,
+        "accelerator": seen.accelerator,
+        "snapshot": {"allocated": seen.snapshot[0], "bytes": seen.snapshot[1]},
+        "measures": {
+            name: {
+                "what": MEASURES[name].what,
+                "target": MEASURES[name].target,
+                "seconds": _spread(figures.wall),
+                "cpu_seconds": _spread(figures.cpu),
+                "why": figures.why,
+            }
+            for name, figures in found.items()
+        },
+    }
+
+
+def _spread(values: list[float]) -> dict[str, Any] | None:
+    if not values:
+        return None
+    rounded = [round(value, 4) for value in values]
+    return {"median": round(statistics.median(values), 4), "min": min(rounded), "max": max(rounded), "all": rounded}
+
+
+def _show(found: dict[str, Figures], seen: Machine, before: str) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("measure")
+    for column in ("median s", "min", "max", "CPU s", "target"):
+        table.add_column(column, justify="right")
+    table.add_column("what")
+    for name, figures in found.items():
+        about = MEASURES[name]
+        target = f"{about.target:g}" if about.target else ""
+        numbers = (figures.median, min(figures.wall), max(figures.wall), figures.median_cpu) if figures.wall else ()
+        cells = [f"{number:.3f}" for number in numbers] or ["-"] * 4
+        table.add_row(name, *cells, target, about.what)
+    out.print(table)
+    for name, figures in found.items():
+        if figures.why:
+            out.print(f"{name}: {escape(figures.why)}")
+    allocated, size = seen.snapshot
+    out.print(f"snapshot  {allocated >> 20} MiB on disk, {size >> 20} MiB with its holes")
+    out.print(f"kernel    {seen.kernel}, QEMU {seen.qemu}, {seen.accelerator}")
+    out.print(f"host      {escape(before)}, load after {os.getloadavg()[0]:.2f}")
+    if os.getloadavg()[0] > (os.cpu_count() or 1) + 1:
+        err.print("[yellow]the machine was busy:[/] compare CPU time, or measure again when it is idle")

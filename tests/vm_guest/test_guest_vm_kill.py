@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VMs whose parts are killed, stopped or crash: the listing is true, the run gets a verdict, nothing is left."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernloop import runs
+from kernloop.errors import HarnessError, UsageError
+from kernloop.vm import client
+from kernloop.vm.client import VM
+from kernloop.vm.request import VmRequest
+from support import alive, child, events_of, keeper_of, processes_naming, runs_dir, said, until
+from vms import CLEANED, check_nothing_left, descriptors, pids_of, sh, started, stop_all
+
+pytestmark = pytest.mark.vm
+CLIENT = "import sys; from kernloop.vm import client; vm = client.find(sys.argv[1]);"
+
+
+@pytest.fixture(autouse=True)
+def all_stopped(own_folders: None) -> Iterator[None]:
+    yield
+    stop_all()
+
+
+def states() -> dict[str, str]:
+    return {info.name: info.state for info in client.listing()}
+
+
+def judged(vm: VM) -> dict[str, Any]:
+    return runs.wait_for_verdict(vm.run, CLEANED)
+
+
+def test_a_killed_supervisor_takes_all_with_it_and_its_clients_hear_of_it() -> None:
+    vm = started("a")
+    other = child(f"{CLIENT}\ntry: vm.exec(['sleep', '60'])\nexcept Exception as error: print(repr(error))", "a")
+    until(lambda: vm.info().facts["jobs"], 20, "the command runs")
+    os.kill(pids_of(vm.run)["supervisor"], signal.SIGKILL)
+    until(lambda: not states(), CLEANED, "it is not listed any more")
+    assert "has gone" in said(other)
+    assert judged(vm)["verdict"] == "infra"
+    assert "killed" in judged(vm)["summary"]
+    check_nothing_left(vm.run)
+    with pytest.raises(HarnessError, match="has ended"):
+        vm.exec(["true"])
+    assert started("a").exec(["echo", "again"]).stdout == b"again\n"
+
+
+def test_a_killed_qemu_is_lost_and_says_by_which_signal() -> None:
+    vm = started()
+    number = vm.exec_background(["sleep", "60"])
+    os.kill(pids_of(vm.run)["qemu"], signal.SIGKILL)
+    found = vm.wait_exit(timeout=CLEANED)
+    assert (found.matched, found.state) == (True, "stopped")
+    verdict = judged(vm)
+    assert (verdict["verdict"], verdict["exit_code"]) == ("lost", 125)
+    assert "signal 9" in verdict["summary"]
+    assert runs.read_json(vm.run / f"jobs/{number}/result.json")["verdict"] == "lost"
+    check_nothing_left(vm.run)
+
+
+def test_a_command_under_which_qemu_goes_is_lost_and_exits_125() -> None:
+    vm = started()
+    threading.Timer(1.0, os.kill, (pids_of(vm.run)["qemu"], signal.SIGTERM)).start()
+    result = vm.exec(["sleep", "60"])
+    assert (result.verdict, result.exit_code, result.summary) == ("lost", 125, "QEMU is gone")
+    assert "terminating on signal 15" in judged(vm)["summary"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_supervisor_told_to_end_does_and_a_terminals_signals_are_not_for_it(number: signal.Signals) -> None:
+    vm = started()
+    os.kill(pids_of(vm.run)["supervisor"], number)
+    if number is signal.SIGTERM:
+        runs.wait_until_over(vm.run, CLEANED)
+        assert (judged(vm)["verdict"], judged(vm)["summary"]) == ("pass", "stopped by a signal")
+        check_nothing_left(vm.run)
+    else:
+        assert sh(vm, "echo here").stdout == b"here\n"
+
+
+def test_a_supervisor_that_stands_still_gives_no_answer_and_can_still_be_stopped() -> None:
+    vm, other = started("a"), started("b")
+    os.kill(pids_of(vm.run)["supervisor"], signal.SIGSTOP)
+    begun = time.monotonic()
+    assert states() == {"a": "no answer", "b": "running"}
+    assert time.monotonic() - begun < 8
+    verdict = vm.stop()
+    assert verdict["verdict"] == "infra"
+    assert states() == {"b": "running"}
+    check_nothing_left(vm.run)
+    other.stop()
+
+
+def test_a_qemu_that_stands_still_gives_no_answer_its_commands_end_by_their_deadline_and_it_goes_on() -> None:
+    vm = started("a")
+    os.kill(pids_of(vm.run)["qemu"], signal.SIGSTOP)
+    assert states() == {"a": "no answer"}
+    result = vm.exec(["true"], timeout=1)
+    assert (result.verdict, result.exit_code) == ("hang", 124)
+    assert "does not answer" in result.summary
+    os.kill(pids_of(vm.run)["qemu"], signal.SIGCONT)
+    assert states() == {"a": "running"}
+    assert sh(vm, "echo on").stdout == b"on\n"
+    os.kill(pids_of(vm.run)["qemu"], signal.SIGSTOP)
+    assert vm.stop()["verdict"] == "pass"
+    check_nothing_left(vm.run)
+
+
+def test_without_its_keeper_a_killed_supervisor_still_takes_qemu_with_it_and_the_run_is_ours() -> None:
+    vm = started("a")
+    pids = pids_of(vm.run)
+    os.kill(keeper_of(pids["supervisor"]), signal.SIGKILL)
+    assert sh(vm, "echo here").stdout == b"here\n"
+    os.kill(pids["supervisor"], signal.SIGKILL)
+    until(lambda: not alive(pids["qemu"]), CLEANED, "QEMU gone")
+    until(lambda: not states(), CLEANED, "not listed")
+    [summary] = runs.listing()
+    assert (summary.verdict, summary.live) == ("infra", False)
+
+
+def test_a_panic_is_the_verdict_of_the_command_and_of_the_run_and_the_guest_can_be_dumped(tmp_path: Path) -> None:
+    vm = started("a")
+    result = sh(vm, "echo before; sleep 0.5; echo c > /proc/sysrq-trigger; sleep 30")
+    assert (result.verdict, result.exit_code, result.stdout) == ("panic", 120, b"before\n")
+    assert "sysrq_handle_crash" in result.summary
+    assert "vm console a" in result.next
+    assert states() == {"a": "panicked"}
+    assert vm.wait_exit(timeout=10).state == "panicked"
+    assert vm.wait_report(timeout=0).matched
+    with pytest.raises(HarnessError, match=r"has panicked: .*sysrq triggered crash"):
+        vm.exec(["true"])
+    vm.dump(tmp_path / "core")
+    assert (tmp_path / "core").read_bytes()[:8] == b"KDUMP   "
+    with pytest.raises(UsageError, match="panicked"):
+        vm.resume()
+    assert vm.stop()["verdict"] == "panic"
+    check_nothing_left(vm.run)
+
+
+def test_an_oops_is_the_verdict_of_the_command_and_of_the_run_though_the_kernel_lives() -> None:
+    vm = started()
+    lines = (
+        "BUG: kernel NULL pointer dereference, address: 0000000000000000",
+        "Oops: Oops: 0002 [#1] SMP NOPTI",
+        "RIP: 0010:some_function+0x1/0x20",
+        "---[ end trace 0000000000000000 ]---",
+    )
+    result = vm.exec(["sh", "-c", 'for line; do echo "$line" > /dev/kmsg; done', "sh", *lines])
+    assert (result.verdict, result.exit_code) == ("oops", 120)
+    assert "some_function" in result.summary
+    assert sh(vm, "true").verdict == "pass"
+    assert vm.stop()["verdict"] == "oops"
+
+
+def test_an_nmi_makes_the_kernel_panic_with_a_backtrace() -> None:
+    vm = started()
+    cursor = vm.nmi()
+    assert vm.wait_for("Kernel panic - not syncing: NMI", since=cursor, timeout=20).matched
+    assert vm.wait_exit(timeout=10).state == "panicked"
+    assert vm.stop()["verdict"] == "panic"
+
+
+@pytest.mark.parametrize(
+    ("command", "said_", "verdict"),
+    [("poweroff -f", "the guest powered itself off", "pass"), ("reboot -f", "the guest was reset", "lost")],
+)
+def test_a_guest_that_goes_by_itself_ends_its_vm(command: str, said_: str, verdict: str) -> None:
+    vm = started()
+    result = sh(vm, f"{command}; sleep 30")
+    assert (result.verdict, result.exit_code, result.summary) == ("lost", 125, said_)
+    assert vm.wait_exit(timeout=5).matched
+    assert judged(vm)["verdict"] == verdict
+    assert not states()
+    check_nothing_left(vm.run)
+
+
+def test_stopping_ends_commands_that_run_and_their_clients_are_told() -> None:
+    vm = started()
+    results: list[client.ExecResult] = []
+    thread = threading.Thread(target=lambda: results.append(vm.exec(["sleep", "60"])))
+    thread.start()
+    until(lambda: vm.info().facts["jobs"], 10, "the command runs")
+    assert vm.stop()["verdict"] == "pass"
+    thread.join(10)
+    assert (results[0].verdict, results[0].summary) == ("lost", "the VM was ended: stopped")
+
+
+def test_a_client_that_does_not_read_cannot_keep_a_vm_from_being_stopped() -> None:
+    vm = started("a")
+    script = f"{CLIENT}\nimport time; vm.exec(['yes'], on_stdout=lambda data: time.sleep(1000))"
+    stalled = child(script, "a")
+    until(lambda: vm.info().facts["jobs"], 20, "the command runs")
+    time.sleep(1)  # until more is written than anybody takes
+    begun = time.monotonic()
+    assert vm.stop()["verdict"] == "pass"
+    assert time.monotonic() - begun < 10
+    stalled.kill()
+    stalled.communicate()
+    check_nothing_left(vm.run)
+
+
+def test_a_vm_that_nobody_uses_stops_and_one_with_a_command_does_not() -> None:
+    vm = started(idle=1.0)
+    assert sh(vm, "sleep 2").verdict == "pass"
+    number = vm.exec_background(["sleep", "2"])
+    assert vm.job(number, timeout=10) is not None
+    runs.wait_until_over(vm.run, 8)
+    assert (judged(vm)["verdict"], judged(vm)["summary"]) == ("pass", "stopped: nobody used it for 1 s")
+    check_nothing_left(vm.run)
+
+
+def test_names_are_taken_once_also_by_two_at_the_same_time() -> None:
+    begun = [child("from kernloop.vm import client; from kernloop.vm.request import VmRequest\n"
+                   "try: print(client.start(VmRequest(name='a')).name)\n"
+                   "except Exception as error: print(type(error).__name__, error)") for _ in range(2)]  # fmt: skip
+    words = sorted(said(process) for process in begun)
+    assert words == ["UsageError a VM called a is running already", "a"]
+    assert len(list(runs_dir().iterdir())) == 1
+    for process in begun:
+        process.communicate()
+    for name in ("a b", "../x", "-x", ".x", "x" * 64):
+        with pytest.raises(UsageError, match="cannot name"):
+            started(name)
+
+
+def test_this_machine_takes_no_more_vms_than_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERNLOOP_MAX_VMS", "1")
+    vm = started("a")
+    with pytest.raises(HarnessError, match="the limit is 1"):
+        started("b")
+    monkeypatch.setenv("KERNLOOP_MAX_VMS", "9")
+    monkeypatch.setenv("KERNLOOP_VM_MEMORY", "1000")
+    with pytest.raises(HarnessError, match="more than 1000 MiB"):
+        started("b")
+    monkeypatch.setenv("KERNLOOP_VM_MEMORY", "much")
+    with pytest.raises(UsageError, match="no number"):
+        started("b")
+    monkeypatch.delenv("KERNLOOP_VM_MEMORY")
+    vm.stop()
+    assert started("b").name == "b"
+
+
+def test_whoever_starts_a_vm_and_goes_before_it_is_up_leaves_none() -> None:
+    process = child("from kernloop.vm import client; from kernloop.vm.request import VmRequest\n"
+                    "client.start(VmRequest(name='a', cold=True))")  # fmt: skip
+    until(lambda: any("qemu-started" in str(events_of(run)) for run in runs_dir().glob("*")), 30, "QEMU runs")
+    [run] = runs_dir().iterdir()
+    assert states() == {"a": "starting"}
+    process.kill()
+    process.communicate()
+    until(lambda: not runs.is_live(run), CLEANED, "the supervisor is gone")
+    assert runs.read_json(run / "verdict.json")["verdict"] == "infra"
+    check_nothing_left(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_start_that_is_killed_is_an_error_with_a_hint(number: signal.Signals) -> None:
+    errors: list[HarnessError] = []
+
+    def start() -> None:
+        try:
+            started("a", cold=True)
+        except HarnessError as error:
+            errors.append(error)
+
+    before = descriptors()
+    thread = threading.Thread(target=start)
+    thread.start()
+    until(lambda: any("qemu-started" in str(events_of(run)) for run in runs_dir().glob("*")), 30, "QEMU runs")
+    [run] = runs_dir().iterdir()
+    os.kill(pids_of(run)["supervisor"], number)
+    thread.join(10)
+    assert f"status -{number.value}" in errors[0].message
+    assert errors[0].hint
+    assert runs.wait_for_verdict(run, CLEANED)["verdict"] == "infra"
+    check_nothing_left(run)
+    until(lambda: descriptors() <= before, 2, "no descriptor more")
+
+
+def idle(vm: VM) -> bool:
+    return "running" not in vm.info().facts["jobs"].values()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_killed_at_any_moment_leaves_a_verdict_and_nothing_else(seed: int) -> None:
+    chance = random.Random(seed)
+    begun = time.monotonic()
+    process = child(
+        "import sys; from kernloop.vm import client; from kernloop.vm.request import VmRequest\n"
+        "vm = client.start(VmRequest()); print(vm.run, flush=True)\n"
+        "while True: vm.exec(['dd', 'if=/dev/zero', 'bs=64k', 'count=20']); vm.snapshot('x')"
+    )
+    moment = begun + chance.uniform(0.5, 6)
+    until(lambda: time.monotonic() > moment, 10, "the moment")
+    found = list(runs_dir().iterdir()) if runs_dir().exists() else []
+    pids = [pid for run in found if events_of(run) for pid in pids_of(run).values()]
+    victim = chance.choice([*pids, process.pid])
+    os.kill(victim, signal.SIGKILL)
+    if victim != process.pid:
+        until(lambda: process.poll() is not None, 20, "its client is told")
+    process.kill()
+    process.communicate()
+    for run in list(runs_dir().iterdir()) if runs_dir().exists() else []:
+        if victim == process.pid and runs.is_live(run) and "serving" in str(events_of(run)):
+            until(partial(idle, VM("x", run)), 10, "its command is killed")
+            VM("x", run).stop()
+        assert runs.wait_for_verdict(run, CLEANED + 5)["verdict"] in ("pass", "lost", "infra")
+        check_nothing_left(run)
+    assert not processes_naming(runs_dir())
+
+
+def cycles(count: int) -> list[float]:
+    """Seconds that each of `count` restores took; fails when anything grows."""
+    vm = started()
+    sh(vm, "true")
+    vm.stop()
+    times = []
+    before = (descriptors(), threading.active_count(), shared_memory(), temporary())
+    for _ in range(count):
+        begun = time.monotonic()
+        vm = started()
+        times.append(time.monotonic() - begun)
+        assert sh(vm, "echo here").stdout == b"here\n"
+        verdict = vm.stop()
+        assert verdict["verdict"] == "pass"
+        check_nothing_left(vm.run)
+    until(lambda: threading.active_count() <= before[1], 5, "no thread more")
+    assert (descriptors(), threading.active_count(), shared_memory(), temporary()) <= before
+    return times
+
+
+def shared_memory() -> int:
+    return len(list(Path("/dev/shm").iterdir()))
+
+
+def temporary() -> int:
+    return len(list(Path("/tmp").glob("kernloop*")))
+
+
+def test_ten_vms_after_each_other_leave_nothing() -> None:
+    cycles(10)
+
+
+@pytest.mark.slow
+def test_two_hundred_vms_after_each_other_leave_nothing() -> None:
+    times = sorted(cycles(200))
+    print(f"start: median {times[100]:.2f} s, p95 {times[190]:.2f} s, most {times[-1]:.2f} s")
+
+
+def test_eight_vms_at_once_work_and_all_are_listed() -> None:
+    vms: dict[str, VM] = {}
+    threads = [threading.Thread(target=lambda n=n: vms.update({f"v{n}": started(f"v{n}")})) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert states() == {f"v{n}": "running" for n in range(8)}
+    said_ = {name: sh(vm, f"echo {name}").stdout for name, vm in vms.items()}
+    assert said_ == {name: f"{name}\n".encode() for name in vms}
+    uuids = {sh(vm, "cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | base64").stdout for vm in vms.values()}
+    assert len(uuids) == 8
+    assert {vm.stop()["verdict"] for vm in vms.values()} == {"pass"}
+
+
+def test_the_supervisor_grows_by_nothing_with_the_commands_it_has_run() -> None:
+    vm = started()
+    pid = pids_of(vm.run)["supervisor"]
+    for _ in range(20):
+        sh(vm, "true")
+    before = descriptors(pid)
+    for _ in range(60):
+        sh(vm, "true")
+    until(lambda: descriptors(pid) <= before, 2, "no descriptor more")
+    assert subprocess.run(["pgrep", "-P", str(pid)], stdout=subprocess.PIPE).stdout.count(b"\n") == 2  # QEMU, keeper
+
+
+def test_a_request_that_makes_no_sense_starts_nothing() -> None:
+    for request in (VmRequest(backend="vax"), VmRequest(idle=0), VmRequest(tag="none")):
+        with pytest.raises(UsageError):
+            client.start(request)
+    assert not list(runs_dir().iterdir() if runs_dir().exists() else [])
