@@ -32,7 +32,7 @@ def skill(request: pytest.FixtureRequest) -> Path:
 
 
 def test_there_are_skills() -> None:
-    assert {skill.parent.name for skill in SKILLS} >= {"sched-ext", "kernel-boot"}
+    assert {skill.parent.name for skill in SKILLS} >= {"sched-ext", "kernel-boot", "serial-console"}
 
 
 def test_front_matter_is_valid(skill: Path) -> None:

@@ -143,6 +143,13 @@ class Machine:
         """
         await self.qmp("stop")
         await self._migrate("migrate", state, without_shared_ram)
+        # It may not go on before QEMU has left this state, a moment after it said that it is done
+        # (migration_iteration_finish() in QEMU's migration/migration.c).
+        deadline = asyncio.get_running_loop().time() + _QMP_SECONDS
+        while (await self.qmp("query-status"))["status"] == "finish-migrate":
+            if asyncio.get_running_loop().time() > deadline:
+                raise HarnessError("QEMU does not finish saving its state", hint="try again")
+            await asyncio.sleep(0.01)
 
     async def restore(self, state: Path, *, without_shared_ram: bool) -> None:
         """Take over the state of a machine that `save` wrote, and go on from there. Raises HarnessError."""
