@@ -90,7 +90,10 @@ def test_a_supervisor_told_to_end_does_and_a_terminals_signals_are_not_for_it(nu
         assert sh(vm, "echo here").stdout == b"here\n"
 
 
-def test_a_supervisor_that_stands_still_gives_no_answer_and_can_still_be_stopped() -> None:
+def test_a_supervisor_that_stands_still_gives_no_answer_and_can_still_be_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "_KILLED_SECONDS", 2.0)
     vm, other = started("a"), started("b")
     os.kill(pids_of(vm.run)["supervisor"], signal.SIGSTOP)
     begun = time.monotonic()
@@ -293,7 +296,7 @@ def idle(vm: VM) -> bool:
     return "running" not in vm.info().facts["jobs"].values()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_whatever_is_killed_at_any_moment_leaves_a_verdict_and_nothing_else(seed: int) -> None:
     chance = random.Random(seed)
     begun = time.monotonic()
@@ -349,8 +352,8 @@ def temporary() -> int:
     return len(list(Path("/tmp").glob("kernloop*")))
 
 
-def test_ten_vms_after_each_other_leave_nothing() -> None:
-    cycles(10)
+def test_eight_vms_after_each_other_leave_nothing() -> None:
+    cycles(8)
 
 
 @pytest.mark.slow

@@ -81,7 +81,10 @@ def extract(archive: BinaryIO, name: str, target: Path) -> None:
                 # Refuses absolute names, links out of the folder and devices.
                 members.extractall(staging, filter="data")
             (staging / name).rename(final)
-        except (tarfile.TarError, OSError) as error:
+        except OSError as error:
             raise HarnessError(f"cannot write {final}: {error}", hint="is it writable, is there room?") from None
+        except (tarfile.TarError, LookupError, ValueError, ArithmeticError, RecursionError) as error:
+            # What tarfile raises for archives that no tar writes.
+            raise HarnessError(f"what came for {final} is no good archive: {error}", hint="try it again") from None
         finally:
             shutil.rmtree(staging, ignore_errors=True)

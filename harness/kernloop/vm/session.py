@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernloop.errors import HarnessError
+from kernloop.host.paths import cache_dir
 from kernloop.report.crash import Crash
 from kernloop.runs import Run
 from kernloop.vm import machine as machines
@@ -253,6 +254,7 @@ async def attend(guest: Guest, payload: bytes, run: Run, *, cold: bool = False) 
                     start = Start(initramfs=guest.initramfs, ram=staging, private=False, freeze=True)
                     async with _started(guest, start, run, console) as session:
                         session.failed = await _freeze(session, staging / "state")
+                        _must_have_room(session)
                         if session.failed is not None:
                             yield session
                             return
@@ -377,6 +379,15 @@ async def _started(guest: Guest, start: Start, run: Run, console: Console) -> As
 async def _killed(machine: Machine) -> bool:
     await asyncio.wait({machine.ended}, timeout=1)
     return machine.ended.done() and machine.ended.result().status in (-signal.SIGKILL, -signal.SIGTERM)
+
+
+# A file that is mapped and cannot grow ends whoever writes to it.
+def _must_have_room(session: Session) -> None:
+    if session.failed is End.GONE and session.machine.ended.result().status == -signal.SIGBUS:
+        raise HarnessError(
+            f"the disk is full: a guest's memory does not fit into {cache_dir()}",
+            hint="free some space, or set XDG_CACHE_HOME to a larger file system",
+        )
 
 
 # Wait until the booting guest may be frozen, and keep its state; what came instead, None when nothing did.
