@@ -151,6 +151,15 @@ class Machine:
                 raise HarnessError("QEMU does not finish saving its state", hint="try again")
             await asyncio.sleep(0.01)
 
+    async def go_on(self) -> None:
+        """Let the guest go on after `save`, whether that worked or not. Raises HarnessError."""
+        # The event that a migration is over comes a moment before `cont` is taken, and none comes for that
+        # (qmp_cont of QEMU's monitor/qmp-cmds.c).
+        deadline = time.monotonic() + _QMP_SECONDS
+        while (await self.qmp("query-status"))["status"] == "finish-migrate" and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        await self.qmp("cont")
+
     async def restore(self, state: Path, *, without_shared_ram: bool) -> None:
         """Take over the state of a machine that `save` wrote, and go on from there. Raises HarnessError."""
         await self._migrate("migrate-incoming", state, without_shared_ram)
