@@ -143,18 +143,11 @@ class Machine:
         """
         await self.qmp("stop")
         await self._migrate("migrate", state, without_shared_ram)
-        # It may not go on before QEMU has left this state, a moment after it said that it is done
-        # (migration_iteration_finish() in QEMU's migration/migration.c).
-        deadline = asyncio.get_running_loop().time() + _QMP_SECONDS
-        while (await self.qmp("query-status"))["status"] == "finish-migrate":
-            if asyncio.get_running_loop().time() > deadline:
-                raise HarnessError("QEMU does not finish saving its state", hint="try again")
-            await asyncio.sleep(0.01)
 
     async def go_on(self) -> None:
         """Let the guest go on after `save`, whether that worked or not. Raises HarnessError."""
-        # The event that a migration is over comes a moment before `cont` is taken, and none comes for that
-        # (qmp_cont of QEMU's monitor/qmp-cmds.c).
+        # `cont` is refused until QEMU has left this state, a moment after it said that it is done, or has failed
+        # (migration_iteration_finish() in QEMU's migration/migration.c).
         deadline = time.monotonic() + _QMP_SECONDS
         while (await self.qmp("query-status"))["status"] == "finish-migrate" and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
