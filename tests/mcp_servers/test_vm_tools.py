@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import resource
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +62,20 @@ async def test_tools_are_described_and_say_what_they_may_destroy() -> None:
 
 
 async def test_a_server_over_stdio_is_there_soon(capsys: pytest.CaptureFixture[str]) -> None:
-    """The least CPU time of three: what else runs on the machine can only add to it."""
+    """By CPU time. The first start of all compiles the libraries into the cache, which is empty here, and takes twice
+    as long; it must still be far from the 10 s that Codex waits unless told otherwise."""
     taken = []
-    for _ in range(3):
+    for _ in range(4):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         async with over_stdio() as client:
             assert (await Agent(client).call("vm_list"))["next"] == "no VM runs: vm_start"
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    first, *others = taken
     with capsys.disabled():
-        print(f"\nkernloop mcp vm: {', '.join(f'{one:.2f}' for one in taken)} s of CPU time")
-    assert min(taken) < 2
+        print(f"\nkernloop mcp vm: {statistics.median(others):.2f} s of CPU time, {first:.2f} s with an empty cache")
+    assert statistics.median(others) < 2
+    assert first < 5
 
 
 @pytest.mark.parametrize(
