@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,14 @@ def own_folders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     if request.node.get_closest_marker("vm") is None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def no_vm_is_left(request: pytest.FixtureRequest, own_folders: None) -> Iterator[None]:
+    """A VM that a test started and left, by failing perhaps, ends with it."""
+    yield
+    if request.node.get_closest_marker("vm") is not None:
+        from kernloop.vm import client
+
+        for info in client.listing():
+            client.VM(info.name, info.run).stop()

@@ -110,3 +110,31 @@ def test_pieces_are_the_data(data: bytes, size: int) -> None:
     pieces = list(copy.pieces(data, size))
     assert b"".join(pieces) == data
     assert all(0 < len(piece) <= size for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("x/../../out", b"0", "")],
+        [("/out", b"0", "")],
+        [("x/link", b"2", "/etc"), ("x/link/out", b"0", "")],
+        [("x/link", b"2", "../.."), ("x/link/out", b"0", "")],
+        # Each link alone stays inside; followed through each other they do not.
+        [("x/a", b"2", "d/e/../.."), ("x/d/e", b"2", ".."), ("x/a/out", b"0", "")],
+        [("x/hard", b"1", "../out")],
+        [("x/null", b"3", "")],
+        [("x/fifo", b"6", "")],
+    ],
+)
+def test_what_leads_out_of_the_target_is_refused_by_name(members: list[tuple[str, bytes, str]], tmp_path: Path) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, kind, link in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, link
+            archive.addfile(member)
+    data.seek(0)
+    (tmp_path / "in").mkdir()
+    with pytest.raises(HarnessError, match=r"leads out of|neither a file"):
+        copy.extract(data, "x", tmp_path / "in/x")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "in"]
