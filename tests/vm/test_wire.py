@@ -77,3 +77,13 @@ def test_hanging_up_wakes_whoever_reads(both: tuple[wire.Connection, socket.sock
     threading.Timer(0.1, client.hang_up).start()
     with pytest.raises(HarnessError, match="has gone"):
         next(client.messages(20))
+
+
+def test_a_supervisor_that_has_gone_before_the_request_is_sent_is_an_error_with_a_hint(
+    both: tuple[wire.Connection, socket.socket],
+) -> None:
+    client, server = both
+    server.close()
+    with pytest.raises(HarnessError, match="gone") as caught:
+        client.send({"op": "info"})
+    assert caught.value.hint

@@ -342,3 +342,34 @@ def test_a_vm_that_hangs_or_goes_while_it_is_saved_leaves_no_half_of_it() -> Non
     check_nothing_left(vm.run)
     assert not processes_naming(runs_dir())
     assert VM("x", vm.run).stop()["verdict"] == "lost"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_disk_that_is_full_while_a_vm_is_saved_or_writes_ends_neither_the_vm_nor_its_other_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=262m", "tmpfs", disk], check=True)
+    try:
+        monkeypatch.setenv("XDG_STATE_HOME", str(disk))
+        vm = started()
+        sh(vm, "cd /tmp; head -c 4000000 /dev/urandom > some; for i in $(seq 55); do cat some; done > much")
+        with pytest.raises(HarnessError, match="could not migrate"):
+            vm.snapshot("t")
+        assert saved.tags() == []
+        assert sh(vm, "echo on").stdout == b"on\n"
+        with (disk / "filler").open("wb") as filler, pytest.raises(OSError, match="No space"):
+            while True:
+                filler.write(bytes(1 << 20))
+        result = sh(vm, "dd if=/dev/zero bs=1M count=8; sleep 60", timeout=30)
+        assert (result.verdict, result.exit_code) == ("infra", 125)
+        assert "No space left" in result.summary
+        with pytest.raises(HarnessError, match="disk is full"):
+            vm.snapshot("t")
+        (disk / "filler").unlink()
+        assert sh(vm, "echo on").stdout == b"on\n"
+        assert vm.stop()["verdict"] == "pass"
+    finally:
+        stop_all()
+        subprocess.run(["umount", "-l", disk], check=True)

@@ -549,7 +549,7 @@ class _Feeder:
                 return
             try:
                 self._connection.send({"eof": True} if piece is None else {"in": wire.pack(piece)})
-            except OSError:
-                return
+            except HarnessError:
+                return  # its command has ended
             if piece is None:
                 return

@@ -143,13 +143,15 @@ class Machine:
         """
         await self.qmp("stop")
         await self._migrate("migrate", state, without_shared_ram)
-        # It may not go on before QEMU has left this state, a moment after it said that it is done
+
+    async def go_on(self) -> None:
+        """Let the guest go on after `save`, whether that worked or not. Raises HarnessError."""
+        # `cont` is refused until QEMU has left this state, a moment after it said that it is done, or has failed
         # (migration_iteration_finish() in QEMU's migration/migration.c).
-        deadline = asyncio.get_running_loop().time() + _QMP_SECONDS
-        while (await self.qmp("query-status"))["status"] == "finish-migrate":
-            if asyncio.get_running_loop().time() > deadline:
-                raise HarnessError("QEMU does not finish saving its state", hint="try again")
+        deadline = time.monotonic() + _QMP_SECONDS
+        while (await self.qmp("query-status"))["status"] == "finish-migrate" and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
+        await self.qmp("cont")
 
     async def restore(self, state: Path, *, without_shared_ram: bool) -> None:
         """Take over the state of a machine that `save` wrote, and go on from there. Raises HarnessError."""

@@ -396,7 +396,7 @@ class Server:
                         await machine.save(folder / "state", without_shared_ram=False)
                         (folder / "console").write_bytes(self._log.read_bytes())
                     finally:
-                        await machine.qmp("cont")
+                        await machine.go_on()
                 # A thread, for the guest goes on and wants to be heard meanwhile.
                 size = await asyncio.to_thread(
                     saved.seal, folder, self._by_digest(), self.guest.key(), machine.next_job

@@ -97,7 +97,11 @@ class Connection:
         self.socket.close()
 
     def send(self, message: dict[str, Any]) -> None:
-        self.socket.sendall(line(message))
+        """Raises HarnessError when the supervisor has gone since it was reached."""
+        try:
+            self.socket.sendall(line(message))
+        except OSError:
+            raise _gone() from None
 
     def hang_up(self) -> None:
         """Let the supervisor, and whoever reads from it in another thread, see the end of the connection."""
@@ -117,11 +121,15 @@ class Connection:
             except OSError:
                 text = b""
             if not text.endswith(b"\n"):
-                raise HarnessError(
-                    "the VM's supervisor has gone, or given up on this request",
-                    hint="kernloop vm list; else kernloop runs list says how its run ended",
-                )
+                raise _gone()
             yield json.loads(text)
+
+
+def _gone() -> HarnessError:
+    return HarnessError(
+        "the VM's supervisor has gone, or given up on this request",
+        hint="kernloop vm list; else kernloop runs list says how its run ended",
+    )
 
 
 # A unix socket's path holds 107 bytes (unix(7)); run directories may be deeper.
