@@ -291,7 +291,10 @@ class Tools:
             "resume": vm.resume,
             "kill": lambda: vm.kill(job),
         }
-        cursor = await asyncio.to_thread(acts[action])
+        work = Work(acts[action])
+        if not await within(ctx, work):
+            return answer(state="under way", next=f"vm_console({name!r}) shows what it says; do not send it again")
+        cursor = work.result()
         then = f"vm_console({name!r}, since={cursor})" if cursor is not None else ""
         return answer(done=action, cursor=cursor, next=then)
 

@@ -338,12 +338,15 @@ class Server:
         self._must_run()
         before = self._log.stat().st_size
         self.session.run.note("sysrq", keys=keys)
-        # One at a time: a break that comes while a key is still in the serial port's FIFO takes both away.
+        # One at a time: a break that comes while a key is still in the serial port's FIFO takes both away, and so may
+        # one that comes while the kernel still prints its answer.
         for place, key in enumerate(keys, 1):
             since = self._log.stat().st_size
             await self.session.machine.send_break(key)
-            if place < len(keys) and not (await self._wait("pattern", "sysrq: ", since, _SYSRQ_SECONDS))["matched"]:
-                break
+            if place < len(keys):
+                if not (await self._wait("pattern", "sysrq: ", since, _SYSRQ_SECONDS))["matched"]:
+                    break
+                await self.session.until_quiet(_SYSRQ_SECONDS)
         return {"cursor": before}
 
     async def _nmi(self) -> dict[str, Any]:

@@ -218,6 +218,12 @@ class Session:
             for wait in waits:
                 wait.cancel()
 
+    async def until_quiet(self, seconds: float) -> None:
+        """Until the console has said nothing for a moment, `seconds` at most."""
+        now = asyncio.Event()
+        now.set()
+        await self._until_quiet(now, seconds)
+
     async def _until_quiet(self, sign: asyncio.Event, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
