@@ -163,8 +163,10 @@ class Server:
             self._clients -= 1
             self._last = time.monotonic()
             self._serving.discard(task)
-            # What a client has not read by now that must go, it will not: closing would wait for it.
-            writer.transport.abort()
+            # What a client has not read by now that must go, it will not: closing would wait for it. A transport that
+            # has sent all it had while it closed has no loop any more (asyncio/selector_events.py, _write_ready).
+            with contextlib.suppress(AttributeError):
+                writer.transport.abort()
 
     async def _answer(self, text: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, Any]:
         message = json.loads(text)
