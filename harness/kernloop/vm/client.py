@@ -53,6 +53,8 @@ _DUMP_SECONDS = 600.0
 _POLL_SECONDS = 0.05
 # What the supervisor may take on top of a deadline: SysRq to a guest that does not answer.
 _GRACE_SECONDS = 60.0
+# Collecting garbage while modules are loaded would take a tenth of its start.
+_SUPERVISOR = "import gc; gc.disable(); from kernloop.vm.supervisor import main; gc.enable(); main()"
 _SSH_SECONDS = str(7 * 86400)
 # A kernel is fetched meanwhile, perhaps by another process: so long nothing may be heard of a VM that starts.
 _START_SECONDS = 1800.0
@@ -389,7 +391,7 @@ def start(request: VmRequest, *, bound: bool = False, say: Callable[[str], None]
     """
     request = replace(request, owner=os.getpid() if bound else None)
     with open(os.memfd_create("kernloop-supervisor"), "w+b") as log:  # noqa: PTH123 it has no path
-        argv = [sys.executable, "-m", "kernloop.vm.supervisor"]
+        argv = [sys.executable, "-c", _SUPERVISOR]
         child = process.detach(argv, stderr=log.fileno(), env=bytecode.environment())
         # Once it has told what there is to tell it is init's child, not a zombie of ours.
         reaper = threading.Thread(target=child.wait, daemon=True)

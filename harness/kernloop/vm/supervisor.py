@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that owns a VM: started detached by a client, it starts the guest and serves it until it ends.
 
-`python -m kernloop.vm.supervisor` reads a VmRequest as JSON from stdin and writes JSON lines to stdout: `say`, then
-`up` or `error`. From then on it is reached by the socket in its run directory (kernloop.vm.wire).
+`main` reads a VmRequest as JSON from stdin and writes JSON lines to stdout: `say`, then `up` or `error`. From then on it
+is reached by the socket in its run directory (kernloop.vm.wire).
 """
 
 from __future__ import annotations
@@ -201,7 +201,3 @@ def _judge(guest: Guest, session: Session, end: End, server: Server | None) -> O
         verdict=Verdict.PASS,
         summary=(why or "the guest powered itself off") + also,
     )
-
-
-if __name__ == "__main__":
-    main()
