@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that owns a VM: started detached by a client, it starts the guest and serves it until it ends.
 
-`main` reads a VmRequest as JSON from stdin and writes JSON lines to stdout: `say`, then `up` or `error`. From then on it
-is reached by the socket in its run directory (kernloop.vm.wire).
+`main` reads a VmRequest as JSON from stdin and writes JSON lines to stdout: `say`, then `up` or `error`. From then on
+it is reached by the socket in its run directory (kernloop.vm.wire).
 """
 
 from __future__ import annotations
