@@ -12,7 +12,7 @@ from kernloop import runs
 from kernloop.cli.verify import details
 from kernloop.kernel.kernel import Kernel
 from kernloop.present import conclude, outcome_json
-from kernloop.report.clang import parse_diagnostics
+from kernloop.report.compiler import parse
 from kernloop.report.engine import parse_console
 from kernloop.sched import judge
 from kernloop.sched.compile import Compiled
@@ -59,7 +59,7 @@ def not_built() -> Finished:
     text = (FIXTURES / "clang/clang-22.txt").read_text()
     source = Path("scheduler.bpf.c")
     with runs.create("verify", VERIFY, {"subject": str(source)}) as record:
-        built = Compiled(None, parse_diagnostics(text), text)
+        built = Compiled(None, tuple(parse(text.splitlines())), text)
         return _verified(record, judge.build_failed(source, KERNEL, record, built))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from kernloop import runs
 from kernloop.kernel.kernel import Kernel
-from kernloop.report.clang import parse_diagnostics
+from kernloop.report.compiler import parse
 from kernloop.report.engine import parse_console
 from kernloop.sched import judge as library
 from kernloop.sched.compile import Compiled
@@ -240,7 +240,7 @@ def test_a_loader_that_enables_nothing_is_inconclusive_for_nobody_has_said_no(ru
 
 def test_a_build_error_says_file_line_and_message_and_keeps_all_clang_said(run: runs.Run) -> None:
     text = (FIXTURES / "clang/clang-22.txt").read_text()
-    built = Compiled(None, parse_diagnostics(text), text)
+    built = Compiled(None, tuple(parse(text.splitlines())), text)
     found = library.build_failed(Path("/home/me/proto.bpf.c"), KERNEL, run, built)
     assert found.outcome.verdict is Verdict.BUILD_FAILED
     first = next(item for item in found.diagnostics if "error" in item.severity)

@@ -144,7 +144,7 @@ def _explain(judgement: Judgement, path: Path) -> None:
             out.print(f"  insn      {escape(found.instruction)}")
         if found.reason:
             out.print(f"  reason    {escape(found.reason)}")
-    errors = [one for one in judgement.diagnostics if one.severity in ("error", "fatal error")]
+    errors = [one for one in judgement.diagnostics if one.is_error]
     for error in errors[:5]:
         out.print(f"  {escape(f'{error.file}:{error.line}:{error.column}: {error.message}')}")
         out.print(f"      {escape(error.source)}")

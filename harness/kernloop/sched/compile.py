@@ -15,7 +15,8 @@ from elftools.elf.elffile import ELFFile
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host import process, toolset
 from kernloop.kernel.source import BpfKit
-from kernloop.report.clang import Diagnostic, parse_diagnostics
+from kernloop.report.compiler import Diagnostic, errors, parse
+from kernloop.report.lines import split_lines
 
 __all__ = ["Compiled", "check_source", "compile_scheduler", "examples", "own_loader", "take_object"]
 
@@ -72,11 +73,11 @@ def compile_scheduler(source: Path, kit: BpfKit, out: Path) -> Compiled:
         cwd=source.absolute().parent,
         check=False,
     )
-    diagnostics = parse_diagnostics(done.stderr)
+    diagnostics = tuple(parse(split_lines(done.stderr)))
     if done.status == 0:
         return Compiled(out, diagnostics, done.stderr)
     # Without a line it is no complaint about the source: clang could not run, or was killed.
-    if not any(found.severity in ("error", "fatal error") and found.line is not None for found in diagnostics):
+    if not any(found.line for found in errors(diagnostics)):
         raise HarnessError(
             f"clang failed (exit {done.status}): {done.stderr.strip()[-300:]}",
             hint="is the disk full? kernloop doctor checks the tools",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernloop.kernel.kernel import Kernel
-from kernloop.report.clang import Diagnostic
+from kernloop.report.compiler import Diagnostic, errors
 from kernloop.report.scx import ExitMessage, ScxExit, make_exit, match_message, parse_kmsg
 from kernloop.report.scx_dump import DumpTask, explain_placement, guilty_task, parse_dump
 from kernloop.report.verifier import Rejection, parse_rejection
@@ -47,8 +47,8 @@ class Judgement:
 
 def build_failed(source: Path, kernel: Kernel, run: Run, built: Compiled) -> Judgement:
     (run.path / "compiler.txt").write_text(built.text)
-    first = next(found for found in built.diagnostics if found.severity in ("error", "fatal error"))
-    where = ":".join(str(part) for part in (first.file, first.line, first.column) if part is not None)
+    first = errors(built.diagnostics)[0]
+    where = ":".join(str(part) for part in (first.file, first.line, first.column) if part)
     outcome = Outcome(
         Verdict.BUILD_FAILED,
         f"{where}: {first.message}",
