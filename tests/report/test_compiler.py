@@ -134,6 +134,7 @@ def test_a_function_inlined_into_another_is_blamed_on_that() -> None:
         ("no-bc", "missing-tool", "bc", "machine"),
         ("no-headers", "missing-header", "gelf.h", "machine"),
         ("killed", "killed", "", "machine"),
+        ("disk-full", "disk-full", "", "machine"),
         ("no-rule", "no-rule", "kernel/no_such_object.o", "code"),
         ("unclean", "unclean-tree", "", "caller"),
         ("kconfig-recursive", "recursive", "", "code"),
@@ -142,6 +143,31 @@ def test_a_function_inlined_into_another_is_blamed_on_that() -> None:
 def test_what_fails_beside_the_compiler_says_whose_fault_it_is(name: str, kind: str, symbol: str, fault: str) -> None:
     first = errors(recorded(name))[0]
     assert (first.kind, first.symbol, first.fault) == (kind, symbol, fault)
+
+
+@pytest.mark.parametrize("name", ["ld-bfd-undefined", "ld-lld-undefined"])
+def test_an_undefined_symbol_of_the_link_is_told_with_who_refers_to_it(name: str) -> None:
+    first = errors(recorded(name))[0]
+    assert (first.kind, first.symbol, first.file, first.line) == ("undefined", "kl_nowhere", "kernel/exit.c", 2019)
+    assert (first.function, first.object) == ("kl_undefined", "vmlinux.o")
+
+
+@pytest.mark.parametrize(("name", "symbol"), [("ld-bfd-duplicate", "panic_timeout"), ("ld-lld-duplicate", "kl_twice")])
+def test_a_symbol_defined_twice_is_told(name: str, symbol: str) -> None:
+    (found,) = errors(recorded(name))
+    assert (found.kind, found.symbol, found.fault) == ("duplicate", symbol, "code")
+    assert found.file
+    assert found.line
+
+
+def test_modpost_and_objtool_name_function_symbol_and_module() -> None:
+    stack, section, undefined, _ = recorded("modpost-objtool")
+    assert (stack.tool, stack.function, stack.object) == ("objtool", "kl_modified_stack", "vmlinux.o")
+    assert (section.kind, section.function, section.symbol) == ("section-mismatch", "kl_mismatch", "kl_init_fn")
+    assert (undefined.symbol, undefined.object) == ("kl_module_nowhere", "fs/ext4/ext4.ko")
+    # As modpost wrote it up to 6.x.
+    (old,) = parse(['ERROR: modpost: "kl_module_nowhere" [fs/ext4/ext4.ko] undefined!'])
+    assert (old.kind, old.symbol, old.object) == ("undefined", undefined.symbol, undefined.object)
 
 
 def test_kconfig_says_file_and_line_and_what_depends_on_what() -> None:

@@ -47,7 +47,10 @@ _LD_NAME = r"[`'](?P<symbol>[^']+)'"
 _NOT_FOUND = r"(?P<symbol>[^\s:]+): (?:command )?not found"
 _STEP = r"\*\*\* \[(?:.*: )?(?P<object>[^\]]+)\] "
 _KCONFIG = r"^(?P<file>\S*(?:Kconfig\S*|\.config)):(?P<line>\d{1,9}): ?"
-_UNDEFINED = r'(?P<message>"(?P<symbol>[^"]+)" \[(?P<object>[^\]]+)\] undefined!)'
+# Up to 6.x: `"SYMBOL" [OBJECT] undefined!`, then `OBJECT: symbol 'SYMBOL' undefined!`.
+_MODULE = r"(?:(?P<object>\S+): )?"
+_UNDEFINED = r"(?P<message>symbol '(?P<symbol>[^']+)' undefined!)"
+_UNDEFINED_OLD = r'(?P<message>"(?P<symbol>[^"]+)" \[(?P<object>[^\]]+)\] undefined!)'
 _OBJTOOL = r"objtool: (?P<message>(?:(?P<function>[\w.]+)(?:\+0x[0-9a-f]+|\(\)):? )?.*)"
 _MAKEFILE = r"^(?P<file>[^\s:]*(?:[Mm]akefile|Kbuild)[^\s:]*):(?P<line>\d{1,9}): "
 
@@ -75,7 +78,7 @@ ROWS = (
     # scripts/link-vmlinux.sh, scripts/gen-btf.sh, tools/bpf/resolve_btfids
     _error("pahole", "missing-tool", r"^BTF: .*: (?P<symbol>pahole) .*is not available"),
     _error("pahole", "missing-tool", r"^BTF: .*pahole version .* is too old"),
-    _error("pahole", "btf", r"^FAILED:? (?:load BTF|elf_update).*|^Failed to generate BTF for .*"),
+    _error("pahole", "btf", r"^FAILED:? .*|^Failed to generate BTF for .*"),
     # ld.lld, then GNU ld
     _error("ld", "undefined", r"^\S*ld\.lld: error: (?P<message>undefined symbol: (?P<symbol>.*))", more=_LLD_MORE),
     _error("ld", "duplicate", r"^\S*ld\.lld: error: (?P<message>duplicate symbol: (?P<symbol>.*))", more=_LLD_MORE),
@@ -86,16 +89,20 @@ ROWS = (
     _warning("ld", "", r"^\S*\bld(?:\.bfd)?: warning: (?P<message>.*)"),
     _error("ld", "", r"^\S*\bld(?:\.bfd)?: (?P<message>cannot find .*|.*relocation truncated.*|.*overlaps section.*)"),
     # scripts/mod/modpost.c
-    _error("modpost", "undefined", r"^ERROR: modpost: ", _UNDEFINED),
-    _warning("modpost", "undefined", r"^WARNING: modpost: ", _UNDEFINED),
+    _error("modpost", "undefined", r"^ERROR: modpost: ", _MODULE, _UNDEFINED),
+    _error("modpost", "undefined", r"^ERROR: modpost: ", _UNDEFINED_OLD),
+    _warning("modpost", "undefined", r"^WARNING: modpost: ", _MODULE, _UNDEFINED),
+    _warning("modpost", "undefined", r"^WARNING: modpost: ", _UNDEFINED_OLD),
     _warning(
         "modpost",
         "section-mismatch",
-        r"^WARNING: modpost: (?:(?P<object>\S+): )?(?P<message>section mismatch in reference: ",
+        r"^WARNING: modpost: ",
+        _MODULE,
+        r"(?P<message>section mismatch in reference: ",
         r"(?P<function>[\w.]+)(?:\+0x[0-9a-f]+)? .*-> (?P<symbol>[\w.]+).*)",
     ),
-    _error("modpost", "", r"^(?:ERROR|FATAL): modpost: (?P<message>(?:.*module (?P<object>\S+) uses)?.*)"),
-    _warning("modpost", "", r"^WARNING: modpost: (?P<message>(?:missing .* in (?P<object>\S+))?.*)"),
+    _error("modpost", "", r"^(?:ERROR|FATAL): modpost: ", _MODULE, r"(?P<message>.*)"),
+    _warning("modpost", "", r"^WARNING: modpost: ", _MODULE, r"(?P<message>.*)"),
     # tools/objtool/include/objtool/warn.h
     _warning("objtool", "", r"^(?P<object>[^\s:]+\.o): warning: ", _OBJTOOL),
     _error("objtool", "", r"^(?:(?P<object>[^\s:]+\.o): )?error: ", _OBJTOOL),

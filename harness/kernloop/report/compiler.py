@@ -43,6 +43,8 @@ _SUMMARY = Pattern(
 _LD_FUNCTION = Pattern(
     r"^(?:\S*\bld(?:\.bfd)?: )?(?P<object>[^\s:]+\.(?:o|a)(?:\([^)]*\))?): in function [`'](?P<name>[^']+)'"
 )
+_LLD_AT = Pattern(r"^>>> (?:referenced by|defined at) \S+ \((?P<file>[^():]+):(?P<line>\d{1,9})\)")
+_LLD_BY = Pattern(r"^>>> +(?P<object>[^\s:]+\.o):\((?:(?P<name>\w+)|[^)]*)\)")
 _FAILED_STEP = Pattern(r"^make(?:\[\d+\])?: \*\*\* \[(?:[^\]]+?:\d+: )?(?P<target>[^\]]+)\] Error (?P<status>\d+)")
 _MAKE = Pattern(r"^make(?:\[\d+\])?: ")
 _PROGRESS = Pattern(r"^  [A-Z][A-Z0-9_]* +(?:\[[A-Z]\] +)?\S")
@@ -216,7 +218,7 @@ class _Parser:
             self._last = [*self._last[1 - _LAST_WORDS :], text.strip()]
 
     def end(self) -> list[Diagnostic]:
-        found = [_user_place(one) for one in self._found]
+        found = [self._referrer(_user_place(one)) for one in self._found]
         if not any(one.is_error for one in found):
             # The innermost make speaks first.
             found += self._failed[:1]
@@ -224,6 +226,15 @@ class _Parser:
         for one in found:
             unique.setdefault((one.file, one.line, one.column, one.severity, one.message, one.object), one)
         return list(unique.values())
+
+    # ld.lld says who refers to a symbol in lines below.
+    def _referrer(self, found: Diagnostic) -> Diagnostic:
+        if found.tool == "ld" and not found.file and found.notes:
+            if at := _LLD_AT.match(found.notes[0].message):
+                found = replace(found, file=self._path(at["file"]), line=int(at["line"]))
+            if len(found.notes) > 1 and (by := _LLD_BY.match(found.notes[1].message)):
+                found = replace(found, object=self._path(by["object"]), function=by["name"] or "")
+        return found
 
     # gcc leads a chain by `In file included from` once, nearest first; clang each step, farthest first.
     def _include(self, place: Place, chain: bool, goes_on: bool) -> None:
