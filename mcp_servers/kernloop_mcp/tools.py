@@ -118,8 +118,8 @@ class Work(Generic[T]):
         threading.Thread(target=self._run, daemon=not hold).start()
 
     def _run(self) -> None:
-        def say(what: str) -> None:
-            self.said = what
+        def say(what: str, done: float | None = None, whole: float | None = None) -> None:
+            self.said = what if whole is None or done is None else f"{what} ({100 * done / whole:.0f} %)"
 
         try:
             with progress.heard_by(say):

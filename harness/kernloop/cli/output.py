@@ -89,22 +89,46 @@ def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
     `quiet` leaves room for a guest's own output: only the library's slow work (kernloop.host.progress) is told then.
     """
     if sys.stderr.isatty() and not quiet:
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
         with Progress(*columns, console=err.console, transient=True) as bar:
-            task = bar.add_task("", visible=False)
+            task = bar.add_task("", visible=False, left="")
 
-            def show(text: str) -> None:
-                bar.reset(task, description=escape(text), visible=True)
+            def show(text: str, done: float | None = None, whole: float | None = None) -> None:
+                if done is None or whole is None:
+                    bar.reset(task, total=None, description=escape(text), visible=True, left="")
+                else:
+                    left = f"about {_minutes(whole - done)} left"
+                    bar.update(task, completed=done, total=whole, description=escape(text[:60]), left=left)
 
             with heard_by(show):
                 yield show
     else:
+        told = 0.0
 
-        def line(text: str) -> None:
+        # Where nobody watches, a line each half minute does.
+        def line(text: str, done: float | None = None, whole: float | None = None) -> None:
+            nonlocal told
+            if done is not None and whole is not None:
+                if done < told + 30:
+                    return
+                told = done
+                text += f" ({100 * done / whole:.0f} %, about {_minutes(whole - done)} left)"
+            else:
+                told = 0.0
             sys.stderr.write(f"kernloop: {text}\n")
             sys.stderr.flush()
 
         with heard_by(line):
             yield (lambda text: None) if quiet else line
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"

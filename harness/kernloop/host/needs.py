@@ -14,7 +14,7 @@ from pathlib import Path
 from kernloop.host import apt, process, toolset
 from kernloop.host.paths import cache_dir
 
-__all__ = ["Distribution", "Need", "State", "distribution", "host_needs", "install_line"]
+__all__ = ["Distribution", "Need", "State", "build_needs", "distribution", "host_needs", "install_line"]
 
 _GIB = 1 << 30
 
@@ -110,6 +110,37 @@ def host_needs(where: Distribution) -> list[Need]:
         _memory(),
         _tools(),
     ]
+
+
+# Program or header, the package it is in, and what in a kernel's build wants it.
+_FOR_BUILDS = (
+    ("gcc", "gcc", "the compiler of kernels and of their build's own tools"),
+    ("make", "make", "kernels are built by it"),
+    ("flex", "flex", "Kconfig's and dtc's scanners"),
+    ("bison", "bison", "Kconfig's and dtc's parsers"),
+    ("bc", "bc", "include/generated/timeconst.h"),
+    ("perl", "perl", "checkpatch, headers_check"),
+    ("cpio", "cpio", "the built-in initramfs, kheaders"),
+    ("rsync", "rsync", "headers_install, for selftests"),
+    ("git", "git", "patch, series and bisect"),
+    ("ccache", "ccache", "what was compiled once is not compiled again"),
+    ("/usr/include/gelf.h", "libelf-dev", "objtool and resolve_btfids read objects"),
+    ("/usr/include/openssl/bio.h", "libssl-dev", "signing modules"),
+    ("/usr/include/zlib.h", "zlib1g-dev", "libbpf in the build's own tools"),
+    ("/usr/include/stdlib.h", "libc6-dev", "the build's own tools"),
+)
+
+
+def build_needs(where: Distribution) -> list[Need]:
+    """What `kernel build` takes of the host; only that verb misses one that is not there."""
+    found = []
+    for name, package, why in _FOR_BUILDS:
+        if shutil.which(name) or Path(name).is_file():
+            found.append(Need(package, State.OK, "present", f"kernel build: {why}"))
+        else:
+            cure = install_line((package,), where)
+            found.append(Need(package, State.WARN, "", f"kernel build: {why}", cure, (package,)))
+    return found
 
 
 def _python() -> Need:

@@ -69,7 +69,8 @@ class Kernel:
 
     `image` is the bzImage, `digest` its sha256, `vmlinux` the ELF in it if that can be booted by PVH, which spares the
     guest the unpacking (1.7 s of the boot under TCG), `modules` the folder that holds `kernel/` and modules.builtin
-    (None when there are none), `config_path` None when nobody knows the config.
+    (None when there are none), `config_path` None when nobody knows the config. `build` is the folder where it was
+    built from `tree`: the vmlinux with all symbols, headers for modules.
     """
 
     ref: str
@@ -83,6 +84,8 @@ class Kernel:
     btf: Path | None
     config_path: Path | None
     source_version: str | None
+    tree: Path | None = None
+    build: Path | None = None
 
     @cached_property
     def config(self) -> dict[str, str] | None:
@@ -132,7 +135,15 @@ class Kernel:
 
 
 def store(
-    folder: Path, *, ref: str, bzimage: Path, modules: Path | None, config: Path | None, source_version: str | None
+    folder: Path,
+    *,
+    ref: str,
+    bzimage: Path,
+    modules: Path | None,
+    config: Path | None,
+    source_version: str | None,
+    tree: Path | None = None,
+    build: Path | None = None,
 ) -> None:
     """Read `bzimage` and write what it says to `folder`: kernel.json, btf, config, vmlinux. Paths may lie in it."""
     # What reads images takes 60 ms to import, and only a kernel that is new here is read.
@@ -156,6 +167,8 @@ def store(
         _inside(bzimage, folder),
         _inside(modules, folder) if modules else None,
         source_version,
+        str(tree) if tree else None,
+        str(build) if build else None,
     )
     (folder / "kernel.json").write_text(json.dumps(asdict(about), indent=2) + "\n")
 
@@ -181,6 +194,8 @@ def load(folder: Path) -> Kernel:
         _if_there(folder / "btf"),
         _if_there(folder / "config"),
         about.source_version,
+        Path(about.tree) if about.tree else None,
+        Path(about.build) if about.build else None,
     )
 
 
@@ -195,6 +210,8 @@ class _Stored:
     image: str
     modules: str | None
     source_version: str | None
+    tree: str | None = None
+    build: str | None = None
 
 
 def _inside(path: Path, folder: Path) -> str:

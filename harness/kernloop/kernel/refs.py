@@ -2,7 +2,8 @@
 """From a kernel reference, as users write it, to a Kernel.
 
 `debian:7.2` the newest 7.2.x of Debian's cloud kernels, `debian:7.2.13` exactly that, `debian:newest` the newest with
-SCHED_CLASS_EXT; `host` the kernel this machine runs; `path:FILE` a bzImage; `sha256:DIGEST` one that is cached.
+SCHED_CLASS_EXT; `host` the kernel this machine runs; `path:FILE` a bzImage; `tree:DIR` what `kernel build` made last of
+a source tree; `sha256:DIGEST` one that is cached.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kernloop.host.cache import ensure
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import debian, kernel
 from kernloop.kernel.kernel import Kernel
+from kernloop.kernel.tree import open_tree
 
 __all__ = ["DEFAULT", "cached", "resolve"]
 
@@ -32,18 +34,34 @@ def resolve(ref: str) -> Kernel:
         return _host()
     if kind == "path" and rest:
         return _path(ref, Path(rest).expanduser(), None)
+    if kind == "tree" and rest:
+        return _tree(Path(rest))
     if kind == "sha256" and re.fullmatch(r"[0-9a-f]{6,64}", rest):
         return _digest(rest)
     raise UsageError(
         f"{ref!r} is no kernel reference",
-        hint="debian:7.2  debian:6.17  debian:newest  host  path:arch/x86/boot/bzImage; see: kernloop kernel list",
+        hint="debian:7.2  debian:newest  host  tree:DIR  path:arch/x86/boot/bzImage; see: kernloop kernel list",
     )
 
 
 def cached() -> list[Kernel]:
     """Every kernel in the cache, Debian's by version first."""
-    others = sorted((cache_dir() / "kernels").glob("image-*/kernel.json"))
-    return [*debian.cached(), *(kernel.load(path.parent) for path in others)]
+    others = sorted((cache_dir() / "kernels").glob("*/kernel.json"))
+    folders = [path.parent for path in others if path.parent.name.startswith(("image-", "tree-"))]
+    return [*debian.cached(), *map(kernel.load, folders)]
+
+
+def _tree(path: Path) -> Kernel:
+    tree = open_tree(path)
+    pointer = tree.last / "kernloop/kernel" if tree.last else None
+    try:
+        name = pointer.read_text().strip() if pointer else ""
+    except OSError:
+        name = ""
+    folder = cache_dir() / "kernels" / name
+    if not name or not folder.is_dir():
+        raise UsageError(f"{tree.path} has not been built", hint=f"kernloop kernel build {path}")
+    return replace(kernel.load(folder), ref=f"tree:{tree.path}")
 
 
 def _debian(wanted: str) -> Kernel:

@@ -46,7 +46,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # a terminal's, of the client that started us
     try:
         request = VmRequest.of_json(json.loads(sys.stdin.read()))
-        with progress.heard_by(lambda what: _tell({"say": what})), contextlib.ExitStack() as stack:
+        with progress.heard_by(lambda what, *_: _tell({"say": what})), contextlib.ExitStack() as stack:
             # A saved VM brings its own machine.
             kept = saved.load(request.tag) if request.tag else None
             if kept:

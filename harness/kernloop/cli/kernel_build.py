@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernloop kernel build / config / source`: from a source tree to a kernel."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kernloop import runs
+from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
+from kernloop.errors import HarnessError
+from kernloop.kernel import fragments
+from kernloop.kernel.build import BuildFailed, BuildRequest, Built
+from kernloop.kernel.build import build as build_kernel
+from kernloop.kernel.config import ConfigError
+from kernloop.kernel.fragments import PROFILES
+from kernloop.present import failure_json, plain
+from kernloop.report.compiler import Diagnostic
+
+__all__ = ["build"]
+
+_SCHEMA = "kernloop.build/1"
+_SHOWN = 20
+
+Tree = Annotated[Path, typer.Argument(help="The kernel source tree; it is not written to.")]
+Profile = Annotated[str, typer.Option(help="; ".join(f"{name}: {p.about}" for name, p in PROFILES.items()))]
+Fragment = Annotated[
+    list[str] | None, typer.Option(help="Symbols to add, by name or as a file: kasan, lockdep, ... Once for each.")
+]
+Setting = Annotated[list[str] | None, typer.Option("--config", help="One symbol, as in KASAN=y. Once for each.")]
+Base = Annotated[Path | None, typer.Option(help="A whole .config to start from, instead of a profile.")]
+Llvm = Annotated[bool, typer.Option("--llvm", help="clang and lld, not gcc.")]
+ArchOption = Annotated[str, typer.Option("--arch", help="x86_64; arm64 and riscv are built, guests cannot run them.")]
+
+
+def build(
+    tree: Tree = Path(),
+    profile: Profile = "test",
+    fragment: Fragment = None,
+    setting: Setting = None,
+    base: Base = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Commands at once; as many as there are CPUs.")] = None,
+    llvm: Llvm = False,
+    arch: ArchOption = "x86_64",
+    as_json: JsonFlag = False,
+) -> None:
+    """Build a kernel from a source tree, as little of it as the last edit asks for. The tree stays clean.
+
+    0: built. 1: the code does not build, or a symbol cannot be set. 125: the machine or kernloop failed.
+    """
+    try:
+        request = BuildRequest(tree, profile, tuple(fragment or ()), settings(setting), base, jobs, llvm, arch)
+        begun = time.monotonic()
+        spec = {"subject": str(tree.expanduser().resolve()), **plain(request)}
+        with runs.create("build", _SCHEMA, spec) as record, progress():
+            try:
+                built = build_kernel(request)
+            except HarnessError as error:
+                record.judge(_failed(error, record.path))
+                raise
+            value = _built(built, record.path, time.monotonic() - begun)
+            record.judge(value)
+    except HarnessError as error:
+        if as_json:
+            print_json(_failed(error, None))
+            raise typer.Exit(error.exit_code) from None
+        if isinstance(error, BuildFailed):
+            _show(error.diagnostics, error.new)
+        if isinstance(error, ConfigError):
+            for dropped in error.dropped:
+                err.print(f"  CONFIG_{dropped.symbol}={dropped.asked} -> {dropped.got}: {escape(dropped.why)}")
+        raise fail(error, as_json=False) from None
+    if as_json:
+        print_json(value)
+        return
+    _show(built.diagnostics, built.new)
+    out.print(escape(value["summary"]))
+    out.print(f"  [bold]next:[/] {escape(value['next'])}")
+
+
+def settings(words: list[str] | None) -> tuple[tuple[str, str], ...]:
+    return tuple(fragments.setting(word) for word in words or ())
+
+
+def _built(built: Built, run: Path, seconds: float) -> dict[str, Any]:
+    compiled = sum(step.startswith(("CC ", "AS ")) for step in built.steps)
+    release = built.kernel.release if built.kernel else built.image.name
+    work = f"{compiled} files compiled" if built.steps else "nothing had changed"
+    tree = built.kernel.tree if built.kernel else None
+    return {
+        "schema": _SCHEMA,
+        "verdict": "pass",
+        "summary": f"{release}: {work} in {seconds:.1f} s",
+        "next": f"kernloop run --kernel tree:{tree} -- uname -a" if built.kernel else f"the image: {built.image}",
+        "exit_code": 0,
+        "kernel": {
+            "ref": built.kernel.ref,
+            "release": built.kernel.release,
+            "build_id": built.kernel.build_id,
+            "sha256": built.kernel.digest,
+            "image": str(built.kernel.image),
+        }
+        if built.kernel
+        else None,
+        "folder": str(built.folder),
+        "log": str(built.log),
+        "compiled": compiled,
+        "steps": len(built.steps),
+        "configured": built.configured,
+        "new": plain(built.new[:_SHOWN]),
+        "diagnostics": len(built.diagnostics),
+        "seconds": round(seconds, 2),
+        "run": str(run),
+    }
+
+
+def _failed(error: HarnessError, run: Path | None) -> dict[str, Any]:
+    value = failure_json(_SCHEMA, error, run or Path())
+    if isinstance(error, BuildFailed):
+        value["new"] = plain(error.new[:_SHOWN])
+        value["diagnostics"] = plain(error.diagnostics[:_SHOWN])
+        value["log"] = str(error.log)
+    if isinstance(error, ConfigError):
+        value["dropped"] = plain(error.dropped)
+    return value
+
+
+# Errors first, then warnings that are new.
+def _show(found: tuple[Diagnostic, ...], new: tuple[Diagnostic, ...]) -> None:
+    errors = [d for d in found if d.is_error]
+    told = [*errors, *(d for d in new if not d.is_error)]
+    for item in told[:_SHOWN]:
+        where = f"{item.file}:{item.line}:{item.column}: " if item.file else ""
+        inside = f" (in {item.function})" if item.function else ""
+        err.print(f"{escape(where)}{item.severity}: {escape(item.message)}{escape(inside)}")
+        if item.source:
+            err.print(f"    [dim]|[/] {escape(item.source)}")
+    if len(told) > _SHOWN:
+        err.print(f"... and {len(told) - _SHOWN} more")

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a source tree to a bootable Kernel, with the least building possible.
+
+Objects, configuration and logs lie in a folder of the cache, one for each way in which a tree is built; the tree stays
+as it is. The result is copied to the cache of kernels under its digest, so a build that goes on does not change a
+kernel that a run has asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from kernloop.errors import HarnessError, SubjectError, UsageError
+from kernloop.host import process, progress
+from kernloop.host.cache import ensure, exclusive, need_space
+from kernloop.host.paths import cache_dir
+from kernloop.kernel import config, kernel, toolchain
+from kernloop.kernel.config import Wish
+from kernloop.kernel.kernel import Kernel
+from kernloop.kernel.make import Made, make, repair, under_way
+from kernloop.kernel.toolchain import ARCHES, Toolchain
+from kernloop.kernel.tree import SourceTree, open_tree
+from kernloop.report import compiler
+from kernloop.report.compiler import Diagnostic
+
+__all__ = ["BuildFailed", "BuildFolder", "BuildRequest", "Built", "build", "command", "folder_of", "opened"]
+
+_SECONDS = 4 * 3600.0
+_LOG = "build.log"
+_MIB_NEEDED = 3000
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build. `folder` is where objects go, one of the cache for this tree and way of building by default."""
+
+    tree: Path
+    profile: str = "test"
+    fragments: tuple[str, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
+    config: Path | None = None
+    jobs: int | None = None
+    llvm: bool = False
+    arch: str = "x86_64"
+    folder: Path | None = None
+    seconds: float = _SECONDS
+
+    @property
+    def wish(self) -> Wish:
+        return Wish(self.profile, self.fragments, self.settings, self.config, self.arch)
+
+
+@dataclass(frozen=True)
+class Built:
+    """`kernel` is None for an architecture that guests cannot run; its image is `image` in any case.
+
+    `new` are the diagnostics that the build before did not have. `steps` are the commands that ran, none when nothing
+    had changed.
+    """
+
+    kernel: Kernel | None
+    image: Path
+    folder: Path
+    log: Path
+    steps: tuple[str, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    new: tuple[Diagnostic, ...]
+    configured: bool
+
+
+class BuildFailed(SubjectError):
+    """The code does not build; `diagnostics` say where, the errors among them first."""
+
+    verdict = "build-failed"
+
+    def __init__(self, what: str, diagnostics: tuple[Diagnostic, ...], new: tuple[Diagnostic, ...], log: Path) -> None:
+        errors = compiler.errors(diagnostics)
+        first = errors[0] if errors else None
+        place = f"{first.file}:{first.line}: " if first and first.file else ""
+        more = f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
+        super().__init__(
+            f"{what} failed: {place}{first.message}{more}" if first else f"{what} failed, and no error was understood",
+            hint=f"edit {first.file}, line {first.line}" if first and first.file else f"read the end of {log}",
+            evidence=log,
+        )
+        self.diagnostics = diagnostics
+        self.new = new
+        self.log = log
+
+
+@dataclass(frozen=True)
+class BuildFolder:
+    """A folder of make's objects, its lock held: `make` is the command line for it, targets left out."""
+
+    path: Path
+    tree: SourceTree
+    tools: Toolchain
+    make: tuple[str, ...]
+
+    @property
+    def log(self) -> Path:
+        return self.path / "kernloop" / _LOG
+
+
+def folder_of(request: BuildRequest, tree: SourceTree) -> Path:
+    """Where `request` is built: named by its profile and fragments, and a hash of what else differs."""
+    if request.folder is not None:
+        return request.folder.expanduser().resolve()
+    name = "+".join([request.profile if request.config is None else "own", *map(_plain, request.fragments)])
+    paths = [str(Path(f).resolve()) for f in request.fragments if "/" in f]
+    other = [*request.settings, *paths, *([str(request.config.resolve())] if request.config else [])]
+    if other:
+        name += f"-{hashlib.sha256(json.dumps(other).encode()).hexdigest()[:8]}"
+    return tree.home / "-".join(
+        [name, *(["llvm"] if request.llvm else []), *([a] if (a := request.arch) != "x86_64" else [])]
+    )
+
+
+@contextlib.contextmanager
+def opened(request: BuildRequest) -> Iterator[BuildFolder]:
+    """The folder for `request`, made or as it was left, alone with it. Raises UsageError, HarnessError."""
+    tree = open_tree(request.tree)
+    tree.check_clean()
+    tools = toolchain.find(request.arch, llvm=request.llvm)
+    path = folder_of(request, tree)
+    if path == tree.path or tree.path in path.parents:
+        raise UsageError(f"{path} lies in the tree", hint="objects go elsewhere, so that the tree stays as it is")
+    with (
+        _disk_errors(path),
+        exclusive(f"build-{_plain(str(path))}", what=f"building {tree.path}", seconds=request.seconds),
+    ):
+        (path / "kernloop").mkdir(parents=True, exist_ok=True)
+        if not (path / "vmlinux").exists():
+            need_space(path, _MIB_NEEDED, "building a kernel")
+        words = command(tree, path, tools)
+        if under_way(path):
+            progress.say("looking for what a killed build left half done")
+            repair(path)
+        yield BuildFolder(path, tree, tools, words)
+
+
+def command(tree: SourceTree, folder: Path, tools: Toolchain) -> tuple[str, ...]:
+    """make for `folder`, without targets."""
+    return (*tools.prefix, "make", "-C", str(tree.path), f"O={folder}", *tools.words)
+
+
+def build(request: BuildRequest) -> Built:
+    """Configure and build. Raises BuildFailed or ConfigError (the code's, the configuration's fault), HarnessError."""
+    with opened(request) as folder:
+        configured = config.configure(folder.path, folder.make, request.wish)
+        made = _make(request, folder)
+        diagnostics, new = _diagnose(folder, made)
+        config.settled(folder.path)
+        image = folder.path / ARCHES[request.arch].image
+        found = None
+        if request.arch == "x86_64":
+            found = _kept(folder, image)
+            if request.folder is None:
+                folder.tree.remember(folder.path)
+        return Built(found, image, folder.path, folder.log, made.steps, diagnostics, new, configured)
+
+
+def _make(request: BuildRequest, folder: BuildFolder) -> Made:
+    symbols = config.values(folder.path / ".config")
+    targets = [Path(ARCHES[request.arch].image).name, "vmlinux"]
+    if "m" in symbols.values():
+        targets.append("modules")
+    if symbols.get("GDB_SCRIPTS") == "y":
+        targets.append("scripts_gdb")
+    jobs = request.jobs or len(os.sched_getaffinity(0))
+    folder.log.unlink(missing_ok=True)
+    return make(
+        folder.path,
+        [*folder.make, f"-j{jobs}"],
+        targets,
+        seconds=request.seconds,
+        what=f"building {folder.tree.path.name}",
+        log=folder.log,
+    )
+
+
+def _diagnose(folder: BuildFolder, made: Made) -> tuple[tuple[Diagnostic, ...], tuple[Diagnostic, ...]]:
+    text = folder.log.read_text(errors="replace") if folder.log.exists() else ""
+    said = compiler.parse(text.splitlines(), tree=str(folder.tree.path))
+    found = compiler.with_functions(said, lambda file: _lines(folder.tree.path / file))
+    known = folder.path / "kernloop/diagnostics.json"
+    before = _read(known)
+    new = tuple(compiler.new(found, before))
+    # A warning of a file that was not compiled this time still stands.
+    compiled = {diagnostic.file for diagnostic in found}
+    keep = [*found, *(d for d in before if d.file not in compiled and not d.is_error)] if made.steps else before
+    known.write_text(json.dumps([asdict(d) for d in keep]))
+    if made.status != 0:
+        _fail(folder, made, found, new)
+    return found, new
+
+
+def _fail(folder: BuildFolder, made: Made, found: tuple[Diagnostic, ...], new: tuple[Diagnostic, ...]) -> None:
+    errors = compiler.errors(found)
+    kept = folder.log.with_name("failed.log")
+    shutil.copy2(folder.log, kept)
+    if made.status < 0:
+        raise HarnessError(f"make was killed by signal {-made.status}", hint="build again: it goes on", evidence=kept)
+    for error in errors:
+        if error.fault == "machine":
+            raise HarnessError(
+                f"the build needs something of this machine: {error.message}", hint=_cure(error), evidence=kept
+            )
+        if error.fault == "caller":
+            raise UsageError(f"the build was ended: {error.message}", hint="build again", evidence=kept)
+    raise BuildFailed(f"building {folder.tree.path.name}", found, new, kept)
+
+
+def _cure(error: Diagnostic) -> str:
+    return {
+        "disk-full": "free some space, or set XDG_CACHE_HOME to a larger file system; then build again: it goes on",
+        "killed": "give the machine more memory, or --jobs 1; then build again: it goes on",
+        "missing-tool": "kernloop doctor --fix",
+        "missing-header": "kernloop doctor --fix",
+    }.get(error.kind, "read the log")
+
+
+# The image as a kernel of the cache, under its digest.
+def _kept(folder: BuildFolder, image: Path) -> Kernel:
+    ref = f"tree:{folder.tree.path}"
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    place = cache_dir() / "kernels" / f"tree-{digest[:16]}"
+
+    def make_kernel(staging: Path) -> None:
+        shutil.copy2(image, staging / "bzImage")
+        modules = _modules(folder, staging)
+        kernel.store(
+            staging,
+            ref=ref,
+            bzimage=staging / "bzImage",
+            modules=modules,
+            config=folder.path / ".config",
+            source_version=None,
+            tree=folder.tree.path,
+            build=folder.path,
+        )
+
+    kept = kernel.load(ensure(place, make_kernel, what="keeping the kernel"))
+    (folder.path / "kernloop/kernel").write_text(f"{place.name}\n")
+    return replace(kept, ref=ref)
+
+
+def _modules(folder: BuildFolder, staging: Path) -> Path | None:
+    if not (folder.path / "modules.order").exists() or not (folder.path / "modules.order").read_text().strip():
+        return None
+    to = staging / "root"
+    words = ["-s", f"INSTALL_MOD_PATH={to}", "INSTALL_MOD_STRIP=1", "DEPMOD=true", "modules_install"]
+    process.run([*folder.make, *words], seconds=600, what="make modules_install")
+    [found] = (to / "lib/modules").iterdir()
+    for link in ("build", "source"):
+        (found / link).unlink(missing_ok=True)
+    return found
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HarnessError(
+            f"cannot write {error.filename or path}: {error.strerror}",
+            hint="free some space, or set XDG_CACHE_HOME to a larger file system",
+        ) from None
+
+
+def _lines(path: Path) -> list[str] | None:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+
+
+def _read(path: Path) -> tuple[Diagnostic, ...]:
+    try:
+        return tuple(_diagnostic(item) for item in json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return ()
+
+
+def _diagnostic(item: dict[str, object]) -> Diagnostic:
+    fields = {**item, "notes": (), "included": ()}
+    return Diagnostic(**fields)  # type: ignore[arg-type]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", Path(text).stem if text.endswith(".config") else text)
