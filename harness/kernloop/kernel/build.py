@@ -24,6 +24,7 @@ from kernloop.host.cache import ensure, exclusive, need_space
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import config, kernel, toolchain
 from kernloop.kernel.config import Wish
+from kernloop.kernel.fragments import PROFILES
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.make import Made, make, repair, under_way
 from kernloop.kernel.toolchain import ARCHES, Toolchain
@@ -140,16 +141,23 @@ def opened(request: BuildRequest) -> Iterator[BuildFolder]:
         (path / "kernloop").mkdir(parents=True, exist_ok=True)
         if not (path / "vmlinux").exists():
             need_space(path, _MIB_NEEDED, "building a kernel")
-        words = command(tree, path, tools)
+        words = command(tree, path, tools, _cflags(request))
         if under_way(path):
             progress.say("looking for what a killed build left half done")
             repair(path)
         yield BuildFolder(path, tree, tools, words)
 
 
-def command(tree: SourceTree, folder: Path, tools: Toolchain) -> tuple[str, ...]:
-    """make for `folder`, without targets."""
-    return (*tools.prefix, "make", "-C", str(tree.path), f"O={folder}", *tools.words)
+def command(tree: SourceTree, folder: Path, tools: Toolchain, cflags: str) -> tuple[str, ...]:
+    """make for `folder`, without targets; `cflags` beside the kernel's own."""
+    extra = [f"KCFLAGS={cflags}"] if cflags else []
+    return (*tools.prefix, "make", "-C", str(tree.path), f"O={folder}", *tools.words, *extra)
+
+
+# Those of the caller's environment, and the profile's.
+def _cflags(request: BuildRequest) -> str:
+    profile = PROFILES.get(request.profile) if request.config is None and not request.llvm else None
+    return " ".join(filter(None, [os.environ.get("KCFLAGS"), *(profile.cflags if profile else ())]))
 
 
 def build(request: BuildRequest) -> Built:

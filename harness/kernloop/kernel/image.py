@@ -27,6 +27,7 @@ _DAMAGE = (struct.error, zlib.error, lzma.LZMAError, zstandard.ZstdError, ELFErr
 __all__ = ["Image", "read"]
 
 _MAGIC = b"HdrS"
+_LZ4 = b"\x02\x21\x4c\x18"
 # include/xen/interface/elfnote.h; QEMU starts an ELF kernel that has it by the PVH protocol.
 _XEN_ELFNOTE_PHYS32_ENTRY = 18
 
@@ -95,12 +96,26 @@ def _unpack(path: Path, data: bytes) -> bytes:
         return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(payload)
     if payload[:2] == b"\x1f\x8b":
         return zlib.decompressobj(wbits=31).decompress(payload)
+    if payload[:4] == _LZ4:
+        return _unlz4(payload)
     if payload[:3] == b"\x5d\0\0":
         return lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(payload)
     raise UsageError(
         f"{path}: its kernel is packed in a way that is not known here (first bytes {payload[:4].hex()})",
-        hint="build it with CONFIG_KERNEL_ZSTD, _XZ, _LZMA or _GZIP",
+        hint="build it with CONFIG_KERNEL_ZSTD, _XZ, _LZMA, _LZ4 or _GZIP",
     )
+
+
+# `lz4 -l` (lib/decompress_unlz4.c): blocks of 8 MiB, each behind its packed size; the last four bytes are the size.
+def _unlz4(payload: bytes) -> bytes:
+    import lz4.block
+
+    parts, at = [], 4
+    while at + 4 < len(payload):
+        size = struct.unpack_from("<I", payload, at)[0]
+        parts.append(lz4.block.decompress(payload[at + 4 : at + 4 + size], uncompressed_size=8 << 20))
+        at += 4 + size
+    return b"".join(parts)
 
 
 # kernel/configs.c puts the gzipped .config between these marks.
