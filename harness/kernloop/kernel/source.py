@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from kernloop.kernel import debian
 from kernloop.kernel.debian import version_of
 from kernloop.kernel.kernel import Kernel, KernelSource
 
-__all__ = ["BpfKit", "candidate", "kit"]
+__all__ = ["BpfKit", "candidate", "full_tree", "kit"]
 
 _KEPT = (
     "Makefile",
@@ -38,6 +39,7 @@ _KEPT = (
     "tools/sched_ext",
 )
 _MIB_NEEDED = 450
+_WHOLE_MIB_NEEDED = 2200
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,14 @@ def kit(kernel: Kernel) -> BpfKit:
     return BpfKit(source, tree, built / "libbpf.a", built / "include", bpftool, types)
 
 
+def full_tree(source: KernelSource) -> Path:
+    """The whole of `source`, unpacked on first use (150 MB, 1.7 GB unpacked). Raises HarnessError."""
+    path = cache_dir() / "trees" / f"{source.package}_{source.version}"
+    if not path.exists():
+        need_space(path, _WHOLE_MIB_NEEDED, f"the whole of {source.package}")
+    return ensure(path, lambda staging: _unpack(source, staging, ()), what=f"fetching the whole of {source.package}")
+
+
 # Headers use types of their own release: with those of another, vmlinux.h is that release's as well, and CO-RE does the
 # rest when the object is loaded.
 def _types_for(kernel: Kernel, source: KernelSource) -> Kernel:
@@ -126,34 +136,36 @@ def _tree(source: KernelSource) -> Path:
     if not path.exists():
         need_space(path, _MIB_NEEDED, source.package)
 
-    def make(staging: Path) -> None:
-        package = next(p for p in apt.candidates(re.escape(source.package)) if p.version == source.version)
-        [deb] = apt.download([package], staging)
-        process.run(["dpkg-deb", "-x", deb, staging / "deb"], seconds=300, what=f"unpacking {source.package}")
-        deb.unlink()
-        [tarball] = (staging / "deb/usr/src").glob("linux-source-*.tar.xz")
-        top = tarball.name.removesuffix(".tar.xz")
-        # GNU tar alone cannot read xz; the host's xz uses all CPUs, busybox needs nothing of the host.
-        unpack = "xz -T0" if shutil.which("xz") else f"{toolset.get().busybox} xz"
-        process.run(
-            [
-                "tar",
-                "-x",
-                "-f",
-                tarball,
-                "-C",
-                staging,
-                "--strip-components=1",
-                f"--use-compress-program={unpack}",
-                "--wildcards",
-                *(f"{top}/{part}" for part in _KEPT),
-            ],
-            seconds=600,
-            what=f"unpacking {tarball.name}",
-        )
-        shutil.rmtree(staging / "deb")
+    return ensure(path, lambda staging: _unpack(source, staging, _KEPT), what=f"fetching {source.package}")
 
-    return ensure(path, make, what=f"fetching {source.package}")
+
+# `parts` of the tree, patterns of tar's, or without any all of it.
+def _unpack(source: KernelSource, staging: Path, parts: Sequence[str]) -> None:
+    package = next(p for p in apt.candidates(re.escape(source.package)) if p.version == source.version)
+    [deb] = apt.download([package], staging)
+    process.run(["dpkg-deb", "-x", deb, staging / "deb"], seconds=300, what=f"unpacking {source.package}")
+    deb.unlink()
+    [tarball] = (staging / "deb/usr/src").glob("linux-source-*.tar.xz")
+    top = tarball.name.removesuffix(".tar.xz")
+    # GNU tar alone cannot read xz; the host's xz uses all CPUs, busybox needs nothing of the host.
+    unpack = "xz -T0" if shutil.which("xz") else f"{toolset.get().busybox} xz"
+    process.run(
+        [
+            "tar",
+            "-x",
+            "-f",
+            tarball,
+            "-C",
+            staging,
+            "--strip-components=1",
+            f"--use-compress-program={unpack}",
+            "--wildcards",
+            *(f"{top}/{part}" for part in parts),
+        ],
+        seconds=900,
+        what=f"unpacking {tarball.name}",
+    )
+    shutil.rmtree(staging / "deb")
 
 
 def _built(source: KernelSource, tree: Path) -> Path:
