@@ -15,7 +15,8 @@ from kernloop.kernel import debian, refs, source
 from kernloop.kernel.kernel import FACTS, Kernel
 
 app = typer.Typer(help="Kernels by reference: what there is, fetching, facts.", no_args_is_help=True)
-app.command()(kernel_build.build)
+for _verb in (kernel_build.build, kernel_build.config, kernel_build.source):
+    app.command()(_verb)
 
 _Ref = Annotated[str, typer.Argument(help="debian:7.2, debian:6.17, debian:newest, host, path:BZIMAGE, sha256:DIGEST")]
 

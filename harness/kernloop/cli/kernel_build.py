@@ -12,15 +12,17 @@ import typer
 from kernloop import runs
 from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError
-from kernloop.kernel import fragments
-from kernloop.kernel.build import BuildFailed, BuildRequest, Built
+from kernloop.kernel import fragments, refs
+from kernloop.kernel.build import BuildFailed, BuildRequest, Built, opened
 from kernloop.kernel.build import build as build_kernel
-from kernloop.kernel.config import ConfigError
+from kernloop.kernel.checkout import checkout
+from kernloop.kernel.config import ConfigError, Dropped, configure, values
 from kernloop.kernel.fragments import PROFILES
+from kernloop.kernel.kconfig import Symbol, explain
 from kernloop.present import failure_json, plain
 from kernloop.report.compiler import Diagnostic
 
-__all__ = ["build"]
+__all__ = ["build", "config", "source"]
 
 _SCHEMA = "kernloop.build/1"
 _SHOWN = 20
@@ -70,8 +72,7 @@ def build(
         if isinstance(error, BuildFailed):
             _show(error.diagnostics, error.new)
         if isinstance(error, ConfigError):
-            for dropped in error.dropped:
-                err.print(f"  CONFIG_{dropped.symbol}={dropped.asked} -> {dropped.got}: {escape(dropped.why)}")
+            _show_dropped(error.dropped)
         raise fail(error, as_json=False) from None
     if as_json:
         print_json(value)
@@ -79,6 +80,105 @@ def build(
     _show(built.diagnostics, built.new)
     out.print(escape(value["summary"]))
     out.print(f"  [bold]next:[/] {escape(value['next'])}")
+
+
+def config(
+    tree: Tree = Path(),
+    profile: Profile = "test",
+    fragment: Fragment = None,
+    setting: Setting = None,
+    base: Base = None,
+    llvm: Llvm = False,
+    arch: ArchOption = "x86_64",
+    why: Annotated[list[str] | None, typer.Option(help="Say why a symbol is as it is. Once for each.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Configure only: check that each symbol asked for came true, and say why others are off.
+
+    0: all came true. 1: a symbol cannot be set. 2: bad input.
+    """
+    request = None
+    dropped: tuple[Dropped, ...] = ()
+    try:
+        request = BuildRequest(tree, profile, tuple(fragment or ()), settings(setting), base, None, llvm, arch)
+        names = [(name.removeprefix("CONFIG_").partition("=")[0], name.partition("=")[2] or "y") for name in why or ()]
+        with progress(), opened(request) as folder:
+            try:
+                configure(folder.path, folder.make, request.wish)
+            except ConfigError as error:
+                if not names:
+                    raise
+                dropped = error.dropped
+            made = folder.path / ("kernloop/new.config" if dropped else ".config")
+            symbols = explain(folder.path, folder.make, made, names) if names else []
+            have = values(made)
+    except HarnessError as error:
+        if as_json:
+            print_json(_failed(error, None))
+            raise typer.Exit(error.exit_code) from None
+        if isinstance(error, ConfigError):
+            _show_dropped(error.dropped)
+        raise fail(error, as_json=False) from None
+    if as_json:
+        print_json(
+            {
+                "schema": "kernloop.config/1",
+                "config": str(made),
+                "built_in": sum(value == "y" for value in have.values()),
+                "modules": sum(value == "m" for value in have.values()),
+                "dropped": plain(dropped),
+                "symbols": [{**plain(symbol), "why": symbol.why} for symbol in symbols],
+            }
+        )
+    else:
+        for symbol in symbols:
+            _explain(symbol)
+        if not symbols:
+            count = sum(value == "y" for value in have.values())
+            out.print(f"{made}: {count} symbols built in, {sum(value == 'm' for value in have.values())} as modules")
+    raise typer.Exit(1 if dropped and not names else 0)
+
+
+def source(
+    folder: Annotated[Path, typer.Argument(help="Where it goes: a new folder.")],
+    kernel: Annotated[str, typer.Option(help="The kernel whose source it is.")] = refs.DEFAULT,
+    git: Annotated[bool, typer.Option("--git", help="As a git repository with one commit.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch a kernel's whole source, as a tree to edit: 150 MB to fetch, 1.7 GB on disk."""
+    try:
+        with progress():
+            found = checkout(refs.resolve(kernel), folder, git=git)
+    except HarnessError as error:
+        raise fail(error, as_json=as_json) from None
+    if as_json:
+        value = {"folder": str(folder.resolve()), "package": found.package, "version": found.version}
+        print_json({"schema": "kernloop.source/1", **value, "exact": found.exact})
+    else:
+        out.print(f"{found.package} {found.version} is in {escape(str(folder))}")
+        out.print(f"  [bold]next:[/] kernloop kernel build {escape(str(folder))} --profile tiny")
+
+
+def _show_dropped(dropped: tuple[Dropped, ...]) -> None:
+    for item in dropped:
+        err.print(f"  CONFIG_{item.symbol}={escape(item.asked)} -> {escape(item.got)}: {escape(item.why)}")
+
+
+def _explain(symbol: Symbol) -> None:
+    if not symbol.type:
+        out.print(f"{symbol.name}: this tree has no such symbol")
+        return
+    out.print(
+        f"[bold]CONFIG_{symbol.name}[/]={escape(symbol.value)}  {symbol.type}, {symbol.place or 'without a prompt'}"
+    )
+    if symbol.prompt:
+        out.print(f"  {escape(symbol.prompt)}")
+    if symbol.depends:
+        out.print(f"  depends on {escape(symbol.depends)}")
+    if symbol.why:
+        out.print(f"  because: {escape(symbol.why)}")
+    elif symbol.value == "n":
+        out.print(f"  nothing keeps it off: add --config {symbol.name}=y")
 
 
 def settings(words: list[str] | None) -> tuple[tuple[str, str], ...]:

@@ -57,6 +57,10 @@ _ELSEWHERE = {
         "util-linux": "util-linux",
         "tar": "tar",
         "python3": "python3",
+        "libelf-dev": "elfutils-libelf-devel",
+        "libssl-dev": "openssl-devel",
+        "zlib1g-dev": "zlib-devel",
+        "libc6-dev": "glibc-devel",
     },
     "arch": {
         "apt": "apt (AUR)",
@@ -65,6 +69,10 @@ _ELSEWHERE = {
         "util-linux": "util-linux",
         "tar": "tar",
         "python3": "python",
+        "libelf-dev": "libelf",
+        "libssl-dev": "openssl",
+        "zlib1g-dev": "zlib",
+        "libc6-dev": "glibc",
     },
 }
 _INSTALL = {"debian": "apt-get install -y --no-install-recommends", "fedora": "dnf install", "arch": "pacman -S"}

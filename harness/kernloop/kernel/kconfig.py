@@ -3,7 +3,7 @@
 
 Kconfig's language grows with the kernel (`transitional` came with 6.18), so no parser of ours reads it: kconfig_why.c
 is linked with the objects of the tree's scripts/kconfig, and runs in the environment in which make runs `conf`. That
-environment is had by a Kconfig file of ours which stands before the tree's and calls `env` in a macro.
+environment is had by a Kconfig file of ours which stands in for the tree's and calls `env` in a macro.
 """
 
 from __future__ import annotations
@@ -93,13 +93,20 @@ def _environment(folder: Path, make: Sequence[str | Path]) -> dict[str, str]:
     notes = folder / "kernloop"
     root, kept = notes / "Kconfig", notes / "environment"
     # A macro cannot hold a path with a comma or a bracket, but a variable of the environment can.
-    root.write_text('_ := $(shell,env -0 >"$KERNLOOP_ENVIRONMENT")\nsource "Kconfig"\n')
-    process.run(
+    root.write_text('_ := $(shell,env -0 >"$KERNLOOP_ENVIRONMENT")\n')
+    kept.unlink(missing_ok=True)
+    done = process.run(
         [*make, f"KBUILD_KCONFIG={root}", "-s", "listnewconfig"],
         seconds=120,
         what="asking make how it calls Kconfig",
         env={"KERNLOOP_ENVIRONMENT": str(kept)},
+        check=False,
     )
+    if not kept.exists():
+        raise HarnessError(
+            f"make does not say how it calls Kconfig: {done.stderr.strip()[-200:]}",
+            hint="why a symbol is off is not known",
+        )
     entries = kept.read_bytes().decode(errors="replace").split("\0")
     found = dict(entry.split("=", 1) for entry in entries if "=" in entry)
     found.pop("KBUILD_KCONFIG", None)

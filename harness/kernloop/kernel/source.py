@@ -87,22 +87,47 @@ def kit(kernel: Kernel) -> BpfKit:
             f"{kernel.ref} has no BTF, so BPF programs cannot be built for it",
             hint="build it with CONFIG_DEBUG_INFO_BTF=y",
         )
-    source = candidate(kernel)
-    if source is None:
-        raise HarnessError(f"no kernel source for {kernel.release} is to be had", hint="kernloop doctor checks apt")
-    tree = _tree(source)
+    if kernel.tree is not None and (kernel.tree / "tools/sched_ext/include").is_dir():
+        source, tree = _of_tree(kernel.tree)
+        typed = kernel
+    else:
+        found = candidate(kernel)
+        if found is None:
+            raise HarnessError(f"no kernel source for {kernel.release} is to be had", hint="kernloop doctor checks apt")
+        source, tree = found, _tree(found)
+        typed = _types_for(kernel, source)
     built = _built(source, tree)
     bpftool = built / "bpftool"
-    types = _vmlinux_h(_types_for(kernel, source), bpftool)
+    types = _vmlinux_h(typed, bpftool)
     return BpfKit(source, tree, built / "libbpf.a", built / "include", bpftool, types)
 
 
 def full_tree(source: KernelSource) -> Path:
     """The whole of `source`, unpacked on first use (150 MB, 1.7 GB unpacked). Raises HarnessError."""
-    path = cache_dir() / "trees" / f"{source.package}_{source.version}"
+    path = cache_dir() / "whole" / f"{source.package}_{source.version}"
     if not path.exists():
         need_space(path, _WHOLE_MIB_NEEDED, f"the whole of {source.package}")
     return ensure(path, lambda staging: _unpack(source, staging, ()), what=f"fetching the whole of {source.package}")
+
+
+# The parts of a user's tree, copied, for their Makefiles write beside the sources; known by names, sizes and times.
+def _of_tree(tree: Path) -> tuple[KernelSource, Path]:
+    files = sorted(file for part in _KEPT for found in tree.glob(part) for file in _files(found))
+    listed = "\n".join(f"{f.relative_to(tree)} {(s := f.stat()).st_size} {s.st_mtime_ns}" for f in files)
+    source = KernelSource("tree", hashlib.sha256(listed.encode()).hexdigest()[:16], exact=True)
+
+    def make(staging: Path) -> None:
+        for file in files:
+            to = staging / file.relative_to(tree)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, to, follow_symlinks=False)
+
+    path = cache_dir() / "sources" / f"{source.package}_{source.version}"
+    return source, ensure(path, make, what="copying the tree's BPF headers and libbpf")
+
+
+def _files(found: Path) -> list[Path]:
+    return [path for path in found.rglob("*") if path.is_file()] if found.is_dir() else [found]
 
 
 # Headers use types of their own release: with those of another, vmlinux.h is that release's as well, and CO-RE does the
