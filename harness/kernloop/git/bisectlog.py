@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A search as a `git bisect log`, which `git bisect replay` reads (git's builtin/bisect--helper.c writes the same)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from kernloop.git.repository import Commit
+from kernloop.git.search import Answer, Search
+from kernloop.git.vote import Standing
+
+__all__ = ["answer_in", "render"]
+
+_ANSWER = re.compile(r"^# (?:possible )?first bad commit: \[([0-9a-f]+)\]", re.M)
+
+
+def render(search: Search, describe: Callable[[str], Commit], answer: Answer | None = None) -> str:
+    """What is known, as git would have written it: without the verdicts that were taken back.
+
+    git takes the last commit called bad for the earliest, so they come newest first.
+    """
+    order = {commit: number for number, commit in enumerate(search.history.parents)}
+    believed = {*search.goods, *search.believed_good()}
+    lines = ["git bisect start"]
+
+    def add(standing: Standing, commit: str) -> None:
+        lines.extend((f"# {standing}: {_named(describe(commit))}", f"git bisect {standing} {commit}"))
+
+    bad = [commit for commit, tally in search.tallies.items() if tally.standing is Standing.BAD and commit in order]
+    for commit in sorted(bad, key=lambda one: -order[one]):
+        add(Standing.BAD, commit)
+    for commit, tally in search.tallies.items():
+        if tally.standing is Standing.GOOD and commit not in believed:
+            lines.append(f"# taken for good, but contains a bad one: {_named(describe(commit))}")
+        elif tally.standing is Standing.GOOD or (tally.standing is Standing.SKIP and commit in order):
+            add(tally.standing, commit)
+    if answer is not None and len(answer.candidates) == 1:
+        lines.append(f"# first bad commit: {_named(describe(answer.candidates[0]))}")
+    elif answer is not None:
+        lines.append("# only skipped commits left to test")
+        lines.extend(f"# possible first bad commit: {_named(describe(commit))}" for commit in answer.candidates)
+    return "\n".join(lines) + "\n"
+
+
+def answer_in(log: str) -> set[str]:
+    """The commits that a log names as the first bad one, or as possibly that."""
+    return set(_ANSWER.findall(log))
+
+
+def _named(commit: Commit) -> str:
+    return f"[{commit.sha}] {commit.subject}"
