@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
-from kernloop.git.bisectlog import answer_in, render
+from kernloop.git.bisectlog import answer_in, render, replayed
 from kernloop.git.history import History
 from kernloop.git.journal import Journal
 from kernloop.git.probe import HostProbe
@@ -159,7 +159,8 @@ def execute(what: Plan, record: Run, say: Callable[[str], None]) -> Finding:
         answer = search.run()
         text = render(search, what.repository.commit, answer)
         write_text(record.path / LOG, text)
-        return _finding(what, record, search, answer, _replayed(tree, scratch, text, answer))
+        same = answer_in(replayed(what.repository.common, scratch / "replay", text)) == set(answer.candidates)
+        return _finding(what, record, search, answer, same)
 
 
 def abandon(path: Path) -> None:
@@ -234,7 +235,7 @@ def _search(what: Plan, record: Run, journal: Journal, probe: Probe, say: Callab
     return search
 
 
-def _finding(what: Plan, record: Run, search: Search, answer: Answer, replayed: bool) -> Finding:
+def _finding(what: Plan, record: Run, search: Search, answer: Answer, same: bool) -> Finding:
     describe = what.repository.commit
     candidates = tuple(map(describe, answer.candidates))
     first = candidates[0] if len(candidates) == 1 else None
@@ -255,7 +256,7 @@ def _finding(what: Plan, record: Run, search: Search, answer: Answer, replayed: 
         candidates,
         answer.share,
         answer.doubt,
-        replayed,
+        same,
         _evidence(search, answer, record),
         tuple(_step(search, describe(commit)) for commit in search.tallies),
     )
@@ -265,12 +266,12 @@ def _finding(what: Plan, record: Run, search: Search, answer: Answer, replayed: 
 def _evidence(search: Search, answer: Answer, record: Run) -> tuple[Evidence, ...]:
     found = []
     for commit, sign, what in [
-        *((answer.bad, Sign.SHOWN, "the symptom at the bad commit"),),
+        (answer.bad, Sign.SHOWN, "the symptom at the bad commit"),
         *((commit, Sign.CLEAN, "no symptom at the last good commit") for commit in answer.good),
     ]:
         shots = search.tallies[commit].shots if commit in search.tallies else []
         kept = [shot.evidence for shot in shots if shot.sign is sign and shot.evidence]
-        if kept and commit is not None:
+        if kept:
             found.append(Evidence(kept[-1], f"{what} {commit[:12]}"))
     return (*found, Evidence(str(record.path / LOG), "for git bisect replay"))
 
@@ -288,15 +289,6 @@ def _step(search: Search, commit: Commit) -> Step:
         tally.why,
         tuple(dict.fromkeys(shot.evidence for shot in tally.shots if shot.evidence)),
     )
-
-
-# Without a checkout, which could stumble over files that the command changed.
-def _replayed(tree: Worktree, scratch: Path, log: str, answer: Answer) -> bool:
-    file = scratch / LOG
-    file.write_text(log.replace("git bisect start", "git bisect start --no-checkout", 1))
-    with contextlib.suppress(HarnessError):
-        return answer_in(tree.replay(file)) == set(answer.candidates)
-    return False
 
 
 # An error that a cure and another try may overcome leaves all as it is; after anything else nothing is left.

@@ -46,17 +46,17 @@ class History:
             )
         )  # fmt: skip
 
-    def middle(self, candidates: set[str], untested: Iterable[str], skipped: set[str]) -> str | None:
+    def middle(self, candidates: set[str], untested: Iterable[str], skipped: set[str], reach: float = 1) -> str | None:
         """Which of `untested` halves `candidates` best, and lies well away from what is `skipped`; None: there is none.
 
-        What does not build rarely stands alone, and the nearer a commit is to one, the less its test may be worth.
+        What does not build rarely stands alone: `reach` steps from a skipped commit a test is worth half.
         """
         weights = self._weights(candidates)
         near = self._distances(candidates, skipped & candidates)
 
         def worth(commit: str) -> float:
             halves = min(weights[commit], len(candidates) - weights[commit])
-            return halves * (1 - 0.5 ** near[commit]) if commit in near else halves
+            return halves * (1 - 0.5 ** (near[commit] / reach)) if commit in near else halves
 
         open_ = set(untested)
         return max((commit for commit in self.parents if commit in open_), key=worth, default=None)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import ceil, log2
+from typing import NoReturn
 
 from kernloop.errors import HarnessError, SubjectError
 from kernloop.git.history import History
@@ -49,12 +50,12 @@ class Refused(SubjectError):
 
 @dataclass(frozen=True)
 class Answer:
-    """`candidates`: one of these, in history's order, is the first bad commit; one alone is it. `bad`: the earliest
-    that was seen to be bad, if one of them was; `good`: where good ends. `share` of the runs of bad commits showed the
-    symptom; `doubt`: the chance that a commit taken for good at the border is bad all the same."""
+    """`candidates`: one of these, in history's order, is the first bad commit; one alone is it. `bad`: the one of them
+    that was seen to be bad; `good`: those seen to be good right before. At least a `share` of the runs of bad commits
+    shows the symptom; `doubt`: the chance that one of the `good` is bad all the same."""
 
     candidates: tuple[str, ...]
-    bad: str | None
+    bad: str
     good: tuple[str, ...]
     share: float
     doubt: float
@@ -91,34 +92,32 @@ class Search:
         self._on_step = on_step
         self._on_judged = on_judged
         self._faults = 0
+        self._skips = 0
 
     def run(self) -> Answer:
         """The answer. Raises Refused, and HarnessError when the machine fails time and again."""
         self._check_ends()
         while True:
             candidates = self.candidates()
-            if not candidates:
-                raise HarnessError(
-                    "the runs contradict each other: no commit is left that can be the first bad one",
-                    hint=f"the symptom comes and goes: give it more --runs than {self.policy.runs}",
-                )
             skipped = {commit for commit in candidates if self._standing(commit) is Standing.SKIP}
             untested = {commit for commit in candidates if self._standing(commit) is None}
-            following = self.history.middle(candidates, untested, skipped)
+            # One that does not build may stand alone; the more in a row, the longer such a stretch must be.
+            following = self.history.middle(candidates, untested, skipped, 2 ** max(self._skips - 1, 0))
             if following is not None:
                 self._judge(following, left=_left(len(candidates)) - 1)
             elif self._confirmed(candidates):
                 return self._answer(candidates)
 
     def candidates(self) -> set[str]:
-        """The commits that can be the first bad one, by what is known now."""
-        inside = self.history.ancestors(self.bad)
-        for commit in self.tallies:
-            if self._standing(commit) is Standing.BAD and commit in self.history.parents:
-                inside &= self.history.ancestors(commit)
-        for commit in self.believed_good():
-            inside -= self.history.ancestors(commit)
-        return inside
+        """The commits that can be the first bad one, by what is known now; `earliest_bad` is one of them."""
+        return self._before(self.earliest_bad())
+
+    def earliest_bad(self) -> str:
+        """The bad commit that leaves the fewest candidates: as for git, the search goes on below one."""
+        bad = [commit for commit in self.history.parents if self._standing(commit) is Standing.BAD]
+        if not bad:
+            self._refuse_bad()
+        return min(bad, key=lambda commit: len(self._before(commit)))
 
     def believed_good(self) -> list[str]:
         """The commits judged good, without those that contain a bad one: there a symptom was missed."""
@@ -128,6 +127,9 @@ class Search:
             for commit in self.tallies
             if self._standing(commit) is Standing.GOOD and not bad & self.history.ancestors(commit)
         ]
+
+    def _before(self, bad: str) -> set[str]:
+        return self.history.ancestors(bad).difference(*map(self.history.ancestors, self.believed_good()))
 
     def _standing(self, commit: str) -> Standing | None:
         tally = self.tallies.get(commit)
@@ -141,6 +143,7 @@ class Search:
         while self._soft(tally, _MISS):
             standing = vote(tally, self.policy, lambda: self._probe(commit))
         self._faults = self._faults + 1 if tally.faulty else 0
+        self._skips = self._skips + 1 if standing is Standing.SKIP else 0
         self._on_judged(commit)
         if self._faults >= _FAULTS:
             raise HarnessError(
@@ -153,11 +156,7 @@ class Search:
         left = _left(len(self.history.parents)) + len(self.goods) + len(self._bases)
         # In full: how often it shows the symptom tells what a pass is worth.
         if self._must_be_judged(self.bad, "bad", left, full=True) is not Standing.BAD:
-            raise Refused(
-                f"the bad revision {self._name(self.bad)} is not bad: {self._runs(self.bad)} showed the symptom",
-                commit=self.bad,
-                hint="run the command on it by hand; where the symptom comes seldom, more --runs",
-            )
+            self._refuse_bad()
         for good in self.goods:
             left -= 1
             if self._must_be_judged(good, "good", left) is Standing.BAD:
@@ -188,8 +187,8 @@ class Search:
 
     # Whether all that the answer rests on was judged again and stands. False: something changed, search on.
     def _confirmed(self, candidates: set[str]) -> bool:
-        bad = self._first_bad(candidates)
-        while bad is not None and self._owes_a_round(bad):
+        bad = self.earliest_bad()
+        while self._owes_a_round(bad):
             if self._judge(bad, left=1, full=True) is not Standing.BAD:
                 return False
         for commit in self._grounds(candidates):
@@ -234,11 +233,15 @@ class Search:
                 grounds.update(dict.fromkeys(self.goods))
         return list(grounds)
 
-    def _first_bad(self, candidates: set[str]) -> str | None:
-        return next((commit for commit in candidates if self._standing(commit) is Standing.BAD), None)
-
     def _share(self) -> float:
         return rate(self.tallies.values())
+
+    def _refuse_bad(self) -> NoReturn:
+        raise Refused(
+            f"the bad revision {self._name(self.bad)} is not bad: {self._runs(self.bad)} showed the symptom",
+            commit=self.bad,
+            hint="run the command on it by hand; where the symptom comes seldom, more --runs",
+        )
 
     # What lies outside is contained in a good end: then nothing inside explains what is seen.
     def _refuse_outside(self, commit: str) -> None:
@@ -258,7 +261,7 @@ class Search:
         doubts = [doubt(self.tallies[commit], self.policy, share) for commit in grounds if commit in self.tallies]
         return Answer(
             tuple(commit for commit in self.history.parents if commit in candidates),
-            self._first_bad(candidates),
+            self.earliest_bad(),
             tuple(grounds),
             share,
             max(doubts, default=0.0),

@@ -59,12 +59,6 @@ class Worktree:
         with contextlib.suppress(OSError):
             (self.common / "worktrees").rmdir()
 
-    def replay(self, log: Path) -> str:
-        """What git makes of a `git bisect log`: its own log afterwards. Raises HarnessError when git refuses it."""
-        self._git(["-C", str(self.path), *_QUIET, "bisect", "replay", str(log)], "replaying the log", check=False)
-        done = self._git(["-C", str(self.path), "bisect", "log"], "git's own log")
-        return done.stdout
-
     # git names its record after the last part of the path; one cut off by a kill may not say more than that.
     def _entries(self) -> list[Path]:
         found = []
