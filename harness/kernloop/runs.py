@@ -42,10 +42,12 @@ __all__ = [
     "listing",
     "owned_by",
     "read_json",
+    "reopen",
     "timeline",
     "wait_for_verdict",
     "wait_until_over",
     "write_json",
+    "write_text",
 ]
 
 _VERDICT = "verdict.json"
@@ -143,18 +145,14 @@ def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
             collect(keep=_MANY_RUNS // 2)
         path.mkdir(mode=0o700)
         with owned.run(path, schema), _owner_lock(path):
-            run = Run(path)
-            run.write("spec.json", {"verb": verb, **spec})
-            run.write(_VERDICT, {"schema": schema, "verdict": "unknown", "summary": "not judged yet", "run": str(path)})
-            run.note("start", pid=os.getpid(), kernloop=__version__, host=about())
             try:
-                yield run
+                with _judged(path, schema) as run:
+                    run.write("spec.json", {"verb": verb, **spec})
+                    run.note("start", pid=os.getpid(), kernloop=__version__, host=about())
+                    yield run
             except UsageError:
                 # Nothing ran: there is nothing to look at.
                 shutil.rmtree(path, ignore_errors=True)
-                raise
-            except BaseException as error:
-                _abandon(run, schema, error)
                 raise
     except KeyboardInterrupt:
         raise HarnessError("interrupted", hint="run it again") from None
@@ -165,6 +163,21 @@ def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
             f"cannot write the run directory in {runs_dir()}: {error.strerror or error}",
             hint="free some space, or set XDG_STATE_HOME; kernloop runs gc",
         ) from None
+
+
+@contextlib.contextmanager
+def reopen(path: Path, schema: str) -> Iterator[Run]:
+    """The run directory at `path` once more, to go on where its owner ended. Raises UsageError while that one lives."""
+    if is_live(path):
+        raise UsageError(
+            f"{path.name} is under way, by process {(path / _LOCK).read_text().strip()}", hint="wait for it"
+        )
+    try:
+        with owned.run(path, schema), _owner_lock(path), _judged(path, schema) as run:
+            run.note("resume", pid=os.getpid(), kernloop=__version__, host=about())
+            yield run
+    except KeyboardInterrupt:
+        raise HarnessError("interrupted", hint="run it again") from None
 
 
 def listing() -> list[Summary]:
@@ -255,6 +268,20 @@ def wait_for_verdict(path: Path, seconds: float) -> dict[str, Any]:
     return verdict
 
 
+# The run is unknown until it is judged in the block, or the block fails.
+@contextlib.contextmanager
+def _judged(path: Path, schema: str) -> Iterator[Run]:
+    run = Run(path)
+    run.write(_VERDICT, {"schema": schema, "verdict": "unknown", "summary": "not judged yet", "run": str(path)})
+    try:
+        yield run
+    except UsageError:
+        raise
+    except BaseException as error:
+        _abandon(run, schema, error)
+        raise
+
+
 # Whoever leaves the block by an exception has perhaps not said how the run ended.
 def _abandon(run: Run, schema: str, error: BaseException) -> None:
     with contextlib.suppress(OSError):
@@ -316,8 +343,13 @@ def _stat(path: Path) -> tuple[int, float]:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON to `path` in one step: a reader sees the old text or the new."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` in one step."""
     staged = path.with_name(f".{path.name}.new")
-    staged.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    staged.write_text(text)
     staged.rename(path)
 
 

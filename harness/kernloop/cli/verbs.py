@@ -11,25 +11,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     # typer has a copy of click inside.
     from typer._click import Command, Context, HelpFormatter
 
-__all__ = ["VERBS", "Verb", "VerbGroup"]
+__all__ = ["VERBS", "Verb", "VerbGroup", "command_of"]
+
+_BEHIND = "kernloop.command"
 
 
 @dataclass(frozen=True)
 class Verb:
     """`place` is MODULE:NAME in kernloop.cli, a function or (for a verb group) a Typer; `help` its first line.
 
-    With `takes_command` options end at the first word that is none: what follows is a command for a guest.
+    With `takes_command` options end at the first word that is none: what follows is a command for a guest. With
+    `command_behind` that command stands behind `--`, and arguments of the verb's own before: see `command_of`.
     """
 
     place: str
     help: str
     takes_command: bool = False
+    command_behind: bool = False
 
 
 VERBS = {
@@ -38,6 +42,7 @@ VERBS = {
     "run": Verb("run:run", "Boot a kernel, run a command in it, and exit as the command did.", takes_command=True),
     "verify": Verb("verify:verify", "Verify a sched_ext scheduler: compile, load, test in virtual time, judge."),
     "replay": Verb("replay:replay", "Repeat a run that was in virtual time, and compare it byte by byte."),
+    "bisect": Verb("bisect:bisect", "Find the commit, or the symbol, that makes a command fail.", command_behind=True),
     "vm": Verb("vm:app", "VMs that live on between calls: start, exec, console, snapshot, ssh, stop."),
     "skills": Verb("skills:app", "The skills and MCP servers for coding agents."),
     "mcp": Verb("mcp:mcp", "Serve an agent by MCP, over stdio; skills install sets it up."),
@@ -70,6 +75,23 @@ class VerbGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def command_of(ctx: typer.Context) -> tuple[str, ...]:
+    """The words behind `--`, for a verb with `command_behind`."""
+    return tuple(ctx.meta.get(_BEHIND, ()))
+
+
+# click forgets where the `--` stood, and would give the command's first words to the verb's own arguments.
+class _CommandBehind(TyperCommand):
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[_BEHIND], args = args[at + 1 :], args[:at]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "-- COMMAND..."]
+
+
 def _load(name: str, verb: Verb) -> Command:
     module, _, attribute = verb.place.partition(":")
     found: Any = getattr(import_module(f"kernloop.cli.{module}"), attribute)
@@ -77,5 +99,6 @@ def _load(name: str, verb: Verb) -> Command:
     if isinstance(found, typer.Typer):
         parent.add_typer(found, name=name)
     else:
-        parent.command(name, context_settings={"allow_interspersed_args": not verb.takes_command})(found)
+        settings = {"allow_interspersed_args": not verb.takes_command}
+        parent.command(name, cls=_CommandBehind if verb.command_behind else None, context_settings=settings)(found)
     return typer.main.get_group(parent).commands[name]
