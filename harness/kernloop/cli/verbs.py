@@ -41,6 +41,10 @@ VERBS = {
     "kernel": Verb("kernel:app", "Kernels by reference: what there is, fetching, facts."),
     "run": Verb("run:run", "Boot a kernel, run a command in it, and exit as the command did.", takes_command=True),
     "verify": Verb("verify:verify", "Verify a sched_ext scheduler: compile, load, test in virtual time, judge."),
+    "kselftest": Verb(
+        "kselftest:kselftest", "Build the kernel's own selftests, run them in a guest, and say which did not pass."
+    ),
+    "kunit": Verb("kunit:kunit", "Boot a kernel that has KUnit, run its unit tests, and say which did not pass."),
     "replay": Verb("replay:replay", "Repeat a run that was in virtual time, and compare it byte by byte."),
     "bisect": Verb("bisect:bisect", "Find the commit, or the symbol, that makes a command fail.", command_behind=True),
     "vm": Verb("vm:app", "VMs that live on between calls: start, exec, console, snapshot, ssh, stop."),

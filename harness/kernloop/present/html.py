@@ -24,6 +24,7 @@ _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _TAIL = 64 << 10
 # Shown on the page itself, the rest is linked.
 _TEXTS = {
+    "ktap.log": "what the tests said",
     "stdout": "the command's standard output",
     "stderr": "standard error",
     "compiler.txt": "the compiler",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as JUnit XML, for continuous integration: one test case for a command, one for each step of a verify.
+"""A run as JUnit XML, for continuous integration: one test case for a command, one for each step of a verify, one for
+each of the kernel's own tests.
 
 A failure is the subject's (or the kernel's) fault, an error ours or undecided, as with the exit codes. Beside the
 verdict stand the next step and what the console says of it.
@@ -27,7 +28,10 @@ def write(file: Path, verb: str, subject: str, value: dict[str, Any]) -> None:
     verified = "tests" in value
     name = Path(subject).name.removesuffix(".c").removesuffix(".o").removesuffix(".bpf") if verb == "verify" else ""
     classname = ".".join(["kernloop", verb, *([name.replace(".", "_")] if name else [])])
-    cases = _steps(value) if verified else [_whole(value, _clean(subject)[:_NAME] or verb)]
+    if value.get("results"):
+        cases = _results(value)
+    else:
+        cases = _steps(value) if verified else [_whole(value, _clean(subject)[:_NAME] or verb)]
     for case in cases:
         case.classname = _clean(classname)
     suite = TestSuite(_clean(f"kernloop {verb} {subject}")[:_NAME])
@@ -83,6 +87,32 @@ def _steps(value: dict[str, Any]) -> list[TestCase]:
             cases += wrong
         _blame(wrong[0], value)
     return cases
+
+
+# The kernel's own tests. A crash of the kernel stands with the test that was under way.
+def _results(value: dict[str, Any]) -> list[TestCase]:
+    cases = []
+    for one in value["results"]:
+        case = TestCase(_clean(one["name"]), time=one.get("seconds", 0.0))
+        status, reason = one["status"], _clean(one.get("reason", ""))
+        if status == "skip":
+            case.result = Skipped(reason or "skipped")
+        elif status in ("xfail", "todo"):
+            case.result = Skipped(f"it failed, as it was expected to: {reason}".removesuffix(": "))
+        elif status != "pass":
+            case.result = _failed(reason or status, "\n".join(one.get("said") or []))
+        cases.append(case)
+    verdict = Verdict(value["verdict"])
+    if verdict is not Verdict.PASS and (verdict is not Verdict.TEST_FAILED or not any(map(_is_wrong, cases))):
+        running = [case for case in cases if case.name == _clean(value["running"])]
+        wrong = running[-1] if running else TestCase(_clean(value["running"]) or "verdict")
+        cases += [] if running else [wrong]
+        _blame(wrong, value)
+    return cases
+
+
+def _is_wrong(case: TestCase) -> bool:
+    return any(isinstance(one, Failure | Error) for one in case.result)
 
 
 # What the verdict says against the case, if anything.

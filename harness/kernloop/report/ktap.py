@@ -162,6 +162,7 @@ class KtapParser:
         self._problems: list[Problem] = []
         self._prefixed = False
         self._plan: int | None = None
+        self._cut_off = 0
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -213,11 +214,10 @@ class KtapParser:
 
     def finish(self) -> Report:
         """The stream has ended."""
-        running = self.running
+        running, open_before = self.running, self._cut_off
         self._down_to(-1, keep=True)
         ground = self._levels[0]
         base = self._levels.pop() if len(self._levels) > 1 else ground
-        stopped = bool(base.running or base.name or base.label or base.hint) or (base.plan or 0) > base.results
         if base.name or (base.label and not base.begun):
             self._levels.append(_Level(base.column, base.since))
             self._abandon(base)
@@ -225,12 +225,11 @@ class KtapParser:
         self._settle(base, Status.CRASHED)
         tests = (*ground.tests, *base.tests) if base is not ground else tuple(ground.tests)
         plan = base.plan if self._plan is None else self._plan + (base.plan or 0)
-        stopped = stopped and (base.plan is None or any(one.status not in GOOD for _, one in leaves(tests)))
         return Report(
             tests,
             totals(tests),
             tuple(self._problems),
-            running if stopped else (),
+            running if self._cut_off > open_before else (),
             plan,
             base.skipped,
             base.bail_out,
@@ -358,6 +357,7 @@ class KtapParser:
     # A test of `level` that began and has no result.
     def _unfinished(self, level: _Level, name: str, status: Status, subtests: Sequence[Test] = ()) -> None:
         lines = (min([level.since, *(test.lines[0] for test in subtests if test.lines)]), self._line)
+        self._cut_off += 1
         level.last += 1
         level.numbers.add(level.last)
         level.results += 1

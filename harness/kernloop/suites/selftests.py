@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The selftests of a kernel tree, built with the toolset outside the tree and installed as `make install` does.
+
+Documentation/dev-tools/kselftest.rst; tools/testing/selftests/Makefile and lib.mk say what the variables mean.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernloop.errors import HarnessError, UsageError
+from kernloop.host import process, toolset
+from kernloop.host.cache import ensure, exclusive
+from kernloop.host.paths import cache_dir
+from kernloop.kernel import source
+from kernloop.kernel.kernel import Kernel
+from kernloop.report.clang import Diagnostic, parse_diagnostics
+
+__all__ = ["NotBuilt", "Selftests", "build", "targets"]
+
+_PLACE = "tools/testing/selftests"
+# kselftest/runner.sh: kselftest_default_timeout
+_DEFAULT_SECONDS = 45.0
+_BUILD_SECONDS = 1800
+# What makes a program of the toolset's compiler find the toolset's C library, in a guest as well.
+_CC = """#!/bin/sh
+exec "{cc}" -Wl,--dynamic-linker={lib}/ld-linux-x86-64.so.2,--disable-new-dtags,-rpath,{lib} "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Selftests:
+    """One target's tests, installed in `folder` with kselftest's own files.
+
+    `programs` are what the target names as its tests, in order; `seconds` the time-out that it sets for each of them
+    (0: none). `names` has the tests within a program that can be chosen by name.
+    """
+
+    folder: Path
+    target: str
+    programs: tuple[str, ...]
+    seconds: float
+    names: tuple[str, ...] = ()
+
+
+class NotBuilt(Exception):
+    """The compiler, or make, refused; `text` is all that they said."""
+
+    def __init__(self, diagnostics: tuple[Diagnostic, ...], summary: str, text: str) -> None:
+        super().__init__(summary)
+        self.diagnostics = diagnostics
+        self.summary = summary
+        self.text = text
+
+
+def targets(tree: Path) -> list[str]:
+    """The targets that `tree` has, with those in subdirectories."""
+    top = tree / _PLACE
+    return sorted(str(file.parent.relative_to(top)) for file in top.glob("**/Makefile") if file.parent != top)
+
+
+def build(tree: Path, target: str, kernel: Kernel, *, changes: bool, jobs: int) -> Selftests:
+    """The selftests `target` of `tree` for `kernel`; with `changes` somebody edits the tree, so make looks at it again.
+
+    Raises NotBuilt, UsageError for a target that is not there, HarnessError.
+    """
+    top = tree / _PLACE
+    if not (top / "Makefile").exists():
+        raise UsageError(f"{tree} is no kernel tree: it has no {_PLACE}", hint="--tree DIR takes a kernel's source")
+    if not target or not (top / target / "Makefile").is_file() or ".." in Path(target).parts:
+        near = difflib.get_close_matches(target, targets(tree), 3) or ["sched_ext", "timers", "seccomp"]
+        raise UsageError(f"{tree.name} has no selftests {target!r}", hint="as in: " + " ".join(near))
+    about = hashlib.sha256()
+    for word in (str(tree.resolve()), toolset.get().id, target, _CC, Path(__file__).read_text()):
+        about.update(word.encode() + b"\0")
+    if kernel.btf is not None:
+        about.update(kernel.btf.read_bytes())
+    folder = cache_dir() / "selftests" / f"{target.replace('/', '-')}-{about.hexdigest()[:16]}"
+    what = f"building the selftests {target}"
+    if not changes:
+        ensure(folder, lambda staging: _make_once(tree, target, kernel, staging, jobs), what=what)
+    else:
+        with exclusive(f"selftests-{folder.name}", what=what, seconds=_BUILD_SECONDS):
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder / "installed", ignore_errors=True)
+            _make(tree, target, kernel, folder / "objects", folder / "installed", jobs)
+    return _read(folder / "installed", target, top / target)
+
+
+def _make_once(tree: Path, target: str, kernel: Kernel, staging: Path, jobs: int) -> None:
+    _make(tree, target, kernel, staging / "objects", staging / "installed", jobs)
+    shutil.rmtree(staging / "objects")
+
+
+def _make(tree: Path, target: str, kernel: Kernel, objects: Path, installed: Path, jobs: int) -> None:
+    if shutil.which("rsync") is None:
+        raise HarnessError("rsync is not installed, and the selftests' install wants it", hint="apt-get install rsync")
+    common: list[str | Path] = [toolset.get().make, "-s", f"-j{jobs}", f"O={objects}", *_compilers(objects)]
+    _run([*common, "-C", tree, "headers"], tree)
+    words = [f"TARGETS={target}", "SKIP_TARGETS=", "FORCE_TARGETS=1", f"KSFT_INSTALL_PATH={installed}"]
+    if kernel.btf is not None:
+        words += [f"VMLINUX_BTF={kernel.btf}", f"BPFTOOL={source.kit(kernel).bpftool}"]
+    _run([*common, "-C", tree / _PLACE, *words, "install"], tree)
+
+
+def _compilers(objects: Path) -> list[str]:
+    tools = toolset.get()
+    folder = objects / "bin-kernloop"
+    folder.mkdir(parents=True, exist_ok=True)
+    cc = folder / "cc"
+    cc.write_text(_CC.format(cc=tools.cc, lib=tools.root / "usr/lib/x86_64-linux-gnu"))
+    cc.chmod(0o755)
+    return [
+        *(f"{name}={cc}" for name in ("CC", "HOSTCC")),
+        *(f"{name}={tools.ar}" for name in ("AR", "HOSTAR")),
+        *(f"{name}={tools.ld}" for name in ("LD", "HOSTLD")),
+        f"CLANG={tools.clang}",
+    ]
+
+
+def _run(argv: list[str | Path], tree: Path) -> None:
+    done = process.run(argv, seconds=_BUILD_SECONDS, what="building the selftests", check=False)
+    if done.status == 0:
+        return
+    text = done.stdout + done.stderr
+    if process.disk_full(text):
+        raise HarnessError("building the selftests: the disk is full", hint="free some space, or: kernloop runs gc")
+    found = parse_diagnostics(done.stderr)
+    errors = [one for one in found if "error" in one.severity]
+    if errors:
+        first = errors[0]
+        where = ":".join(str(part) for part in (first.file.removeprefix(f"{tree}/"), first.line) if part is not None)
+        raise NotBuilt(found, f"{where}: {first.message}", text)
+    # make's own last line names only the target; what went wrong stands before it.
+    said = [line for line in done.stderr.splitlines() if line.strip() and not re.match(r"make(\[\d+\])?: ", line)]
+    raise NotBuilt(found, said[-1].strip() if said else f"make failed (exit {done.status})", text)
+
+
+def _read(installed: Path, target: str, sources: Path) -> Selftests:
+    listing = (installed / "kselftest-list.txt").read_text().split()
+    programs = tuple(line.partition(":")[2] for line in listing if line.partition(":")[0] == target)
+    settings = installed / target / "settings"
+    found = re.search(r"^timeout=(\d+)", settings.read_text(), re.M) if settings.exists() else None
+    names = _sched_ext(sources) if target == "sched_ext" else ()
+    return Selftests(installed, target, programs, float(found[1]) if found else _DEFAULT_SECONDS, names)
+
+
+# The tests of sched_ext's one program, in its order: that of the objects in its Makefile (runner.c: -t chooses one).
+def _sched_ext(sources: Path) -> tuple[str, ...]:
+    found = re.search(r"auto-test-targets\s*:=((?:.*\\\n)*.*)", (sources / "Makefile").read_text())
+    files = found[1].replace("\\", " ").split() if found else []
+    names = []
+    for file in files:
+        text = (sources / f"{file}.c").read_text() if (sources / f"{file}.c").exists() else ""
+        names += re.findall(r'^\s*\.name\s*=\s*"(\w+)"', text, re.M)
+    return tuple(names)
