@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kernloop kernel list / fetch / info / path`."""
+"""`kernloop kernel list / fetch / info / path / patch`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from kernloop.cli.kernel_patch import patch
 from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError
 from kernloop.kernel import debian, refs, source
 from kernloop.kernel.kernel import FACTS, Kernel
 
 app = typer.Typer(help="Kernels by reference: what there is, fetching, facts.", no_args_is_help=True)
+app.command()(patch)
 
 _Ref = Annotated[str, typer.Argument(help="debian:7.2, debian:6.17, debian:newest, host, path:BZIMAGE, sha256:DIGEST")]
 
