@@ -37,7 +37,8 @@ class Lines:
         from rich.console import Console
 
         width = None if self._stderr or sys.stdout.isatty() else 200
-        return Console(stderr=self._stderr, highlight=False, soft_wrap=True, width=width)
+        # With emoji a place such as fair.c:100: would lose its number.
+        return Console(stderr=self._stderr, highlight=False, emoji=False, soft_wrap=True, width=width)
 
 
 out = Lines(stderr=False)

@@ -246,7 +246,8 @@ class _Work:
                 f"merged three-way, for their places had changed: message {', '.join(merged)}; read the result"
             )
         what = f"{commits} commit{'s' * (commits != 1)}" if commits else "a change of the files, not committed"
-        told = f"{what}, {len(files)} file{'s' * (len(files) != 1)}; {len(findings)} findings"
+        told = f"{what}, {len(files)} file{'s' * (len(files) != 1)}"
+        told += f"; {len(findings)} finding{'s' * (len(findings) != 1)} of the checks" if findings else ""
         if self.check:
             return PatchResult(
                 self.tree, "would-apply", mode, f"applies: {told}", "the same without --check", "", "", staged.fates,

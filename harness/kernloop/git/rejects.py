@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why a hunk does not fit, and where most of it would: for each hunk of a patch, compared with the file as it is.
 
-git demands every context line, where the hunk says or at an offset (apply.c, find_pos); patch(1) gives up to three
+git demands every context line, where the hunk says or at an offset (apply.c, find_pos); patch(1) gives up to two
 lines at the ends ("fuzz"). Neither says what differs.
 """
 
@@ -18,7 +18,7 @@ from unidiff.patch import Hunk, PatchedFile, PatchSet
 
 __all__ = ["Difference", "HunkReport", "explain"]
 
-_FUZZ = 3
+_FUZZ = 2
 # With fewer of its lines than this a place is not where a hunk belongs.
 _LIKELY = 0.4
 _MOST_DIFFERENCES = 8
@@ -36,8 +36,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class HunkReport:
-    """`status`: applies, offset, already-applied, whitespace, fuzz, differs, nowhere, file-missing, file-exists,
-    binary.
+    """`status`: applies, offset, anchored, already-applied, whitespace, fuzz, differs, nowhere, file-missing,
+    file-exists, binary.
 
     `wanted` is the line that the hunk names, `at` the one where it fits, or fits best; `matched` of `lines` lines fit.
     """
@@ -108,6 +108,9 @@ class _Told:
         self._trail = len(kinds) - len(kinds.rstrip(" "))
         # A hunk without old lines names the line before (`-0,0` too).
         self._want = max(hunk.source_start - (1 if hunk.source_length else 0), 0)
+        # Without context on that side git takes a hunk only there (apply.c, apply_one_fragment).
+        self._only_first = hunk.source_start <= 1
+        self._only_last = not self._trail
 
     def says(
         self, status: str, message: str, at: int | None = None, matched: int = 0, differences: Sequence[Difference] = ()
@@ -126,9 +129,20 @@ class _Told:
         want, old, new = self._want, self._old, self._new
         whole = len(old)
         if not old:
-            return self.says("applies", f"fits at line {want + 1}", want, 0)
+            if not any(have):
+                return self.says("applies", "fits into the empty file", 0)
+            return self.says("anchored", "it has no context: git takes it only for an empty file")
         here = _nearest(have, old, want)
         done = _nearest(have, new, want) if new and new != old else None
+        if here is not None and (edge := self._edge(have)):
+            allowed, where = edge
+            if have[allowed : allowed + whole] == old:
+                here = allowed
+            elif done is None:
+                message = f"its lines are at line {here + 1}, but without context there git takes it only {where}"
+                return self.says("anchored", message, here, whole)
+            else:
+                here = None
         if here == want:
             return self.says("applies", f"fits at line {want + 1}", here, whole)
         if done is not None and (here is None or abs(done - want) < abs(here - want)):
@@ -152,22 +166,41 @@ class _Told:
                 return self.says("fuzz", message, at, end - top, differences)
         return self._best(have)
 
+    # The only place that git would try, and how to call it.
+    def _edge(self, have: list[str]) -> tuple[int, str] | None:
+        if self._only_first:
+            # With no context after it either, it is the whole file.
+            whole = not self._only_last or len(self._old) == _length(have)
+            return (0 if whole else len(have) + 1), "at the file's beginning"
+        if self._only_last:
+            return max(_length(have) - len(self._old), 0), "at the file's end"
+        return None
+
     # Where most of its lines are, some may have come or gone between them.
     def _best(self, have: list[str]) -> HunkReport:
         at = _likeliest(have, self._old, self._want)
-        if at is None:
-            return self.says("nowhere", "nothing in the file is like it")
         start, end = max(at - 3, 0), at + len(self._old) + 6
         matcher = SequenceMatcher(None, self._old, have[start:end], autojunk=False)
         blocks = [block for block in matcher.get_matching_blocks() if block.size]
         matched = sum(block.size for block in blocks)
-        if matched < _LIKELY * len(self._old):
+        if not blocks or matched < _LIKELY * len(self._old):
             return self.says("nowhere", "nothing in the file is much like it")
-        first = start + blocks[0].b - blocks[0].a if blocks[0].a <= start + blocks[0].b else start + blocks[0].b
-        last = start + blocks[-1].b + blocks[-1].size + len(self._old) - blocks[-1].a - blocks[-1].size
+        head, tail = blocks[0], blocks[-1]
+        first, last = max(start + head.b - head.a, 0), start + tail.b + len(self._old) - tail.a
+        # Line by line, where that is as good: in a table each row is like the next.
+        for place in sorted(range(start, at + 4), key=lambda place: abs(place - self._want)):
+            same = sum(a == b for a, b in zip(self._old, have[place : place + len(self._old)], strict=False))
+            if same >= matched:
+                first, last, matched = place, place + len(self._old), same
+                break
         differences = _differences(self._old, have[first:last], first)
         message = f"fits best at line {first + 1}, with {matched} of its {len(self._old)} lines"
         return self.says("differs", message, first, matched, differences)
+
+
+# A last line that is ended is followed by nothing.
+def _length(have: list[str]) -> int:
+    return len(have) - (have[-1] == "")
 
 
 # The place nearest to `want` where all of `block` is.
@@ -187,7 +220,7 @@ def _nearest(have: list[str], block: list[str], want: int) -> int | None:
 
 
 # Lines that are rare in the file vote for where the hunk would begin; neighbours, moved by an inserted line, count too.
-def _likeliest(have: list[str], block: list[str], want: int) -> int | None:
+def _likeliest(have: list[str], block: list[str], want: int) -> int:
     places: dict[str, list[int]] = {}
     for at, line in enumerate(have):
         if line.strip():
@@ -200,7 +233,8 @@ def _likeliest(have: list[str], block: list[str], want: int) -> int | None:
                 # In hundredths; what stands there once outweighs a return or a brace.
                 votes[at - index] += 100 // len(found)
     if not votes:
-        return None
+        # All its lines are everywhere: then the place that it names is as good as any.
+        return want
     weight = {place: sum(votes.get(place + near, 0) for near in (-2, -1, 0, 1, 2)) + votes[place] for place in votes}
     return max(min(weight, key=lambda place: (-weight[place], abs(place - want), place)), 0)
 
