@@ -39,6 +39,7 @@ VERBS = {
     "verify": Verb("verify:verify", "Verify a sched_ext scheduler: compile, load, test in virtual time, judge."),
     "replay": Verb("replay:replay", "Repeat a run that was in virtual time, and compare it byte by byte."),
     "vm": Verb("vm:app", "VMs that live on between calls: start, exec, console, snapshot, ssh, stop."),
+    "git": Verb("git:app", "Checks of commits before they are sent, and conflicts explained."),
     "skills": Verb("skills:app", "The skills and MCP servers for coding agents."),
     "mcp": Verb("mcp:mcp", "Serve an agent by MCP, over stdio; skills install sets it up."),
     "runs": Verb("runs:app", "Run directories: all evidence of every run."),
