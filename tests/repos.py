@@ -94,8 +94,7 @@ class Repo:
     def state(self) -> tuple[object, ...]:
         """All that must not change when nothing was to be done."""
         return (
-            self.git("rev-parse", "HEAD"), self.run("symbolic-ref", "HEAD").stdout, self.git("for-each-ref"),
-            self.git("status", "--porcelain", "--untracked-files=all"), self.git("worktree", "list"),
-            self.git("stash", "list"), picture(self.path),
+            self.git("status", "--porcelain=v2", "--branch", "--show-stash", "--untracked-files=all"),
+            self.git("for-each-ref"), self.git("worktree", "list"), picture(self.path),
             sorted(path.name for path in (self.path / ".git").iterdir()),
         )  # fmt: skip

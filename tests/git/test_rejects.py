@@ -108,7 +108,7 @@ EDITS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["", "new\n", "in
 
 
 @given(EDITS, EDITS)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_what_it_says_that_git_takes_git_takes(
     tmp_path_factory: pytest.TempPathFactory, mine: object, theirs: object
 ) -> None:
@@ -142,7 +142,7 @@ LINES = st.sampled_from(
 
 
 @given(st.lists(LINES, max_size=25).map("\n".join), st.one_of(st.none(), st.lists(LINES, max_size=10).map("\n".join)))
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_no_input_raises(patch: str, have: str | None) -> None:
     explain(patch, lambda name: have)
 

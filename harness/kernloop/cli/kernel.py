@@ -15,7 +15,6 @@ from kernloop.kernel import debian, refs, source
 from kernloop.kernel.kernel import FACTS, Kernel
 
 app = typer.Typer(help="Kernels by reference: what there is, fetching, facts.", no_args_is_help=True)
-app.command()(patch)
 
 _Ref = Annotated[str, typer.Argument(help="debian:7.2, debian:6.17, debian:newest, host, path:BZIMAGE, sha256:DIGEST")]
 
@@ -125,6 +124,9 @@ def path(ref: _Ref = refs.DEFAULT, as_json: JsonFlag = False) -> None:
         print_json({"schema": "kernloop.kernel-path/1", **_short(found)})
     else:
         out.print(str(found.image))
+
+
+app.command()(patch)
 
 
 def _short(found: Kernel) -> dict[str, Any]:

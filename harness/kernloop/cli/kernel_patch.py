@@ -35,7 +35,7 @@ def patch(
     check: Annotated[bool, typer.Option("--check", help="Only say whether it would apply.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Apply a patch or mbox to a kernel tree: all of it or nothing; with what checkpatch says.
+    """Apply a patch or mbox to a tree, all of it or nothing; undo it.
 
     0: applied, or it would be. 1: it does not apply, and the tree is as it was. 2: bad input, or the tree is not ready.
     """

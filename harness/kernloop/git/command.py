@@ -122,10 +122,15 @@ def top(folder: Path) -> Path | None:
 
 def git_path(tree: Path, name: str) -> Path:
     """A file of git's own folder, which a linked worktree has elsewhere."""
-    path = Path(text(tree, "rev-parse", "--git-path", name))
-    return path if path.is_absolute() else tree / path
+    return _git_paths(tree, [name])[0]
 
 
 def operation(tree: Path) -> str:
     """What stands still in `tree`: am, rebase, merge, cherry-pick, revert, bisect; "" if nothing does."""
-    return next((word for name, word in _OPERATIONS if git_path(tree, name).exists()), "")
+    places = _git_paths(tree, [name for name, _ in _OPERATIONS])
+    return next((word for place, (_, word) in zip(places, _OPERATIONS, strict=True) if place.exists()), "")
+
+
+def _git_paths(tree: Path, names: list[str]) -> list[Path]:
+    words = [word for name in names for word in ("--git-path", name)]
+    return [tree / line for line in text(tree, "rev-parse", *words).split("\n")]
