@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kernloop kernel`: list, fetch, info, path; build and its kin lie in kernel_build.py."""
+"""`kernloop kernel`: list, fetch, info, path; build, config, source and patch have files of their own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from kernloop.cli import kernel_build
+from kernloop.cli.kernel_patch import patch
 from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError
 from kernloop.kernel import debian, refs, source
@@ -126,6 +127,9 @@ def path(ref: _Ref = refs.DEFAULT, as_json: JsonFlag = False) -> None:
         print_json({"schema": "kernloop.kernel-path/1", **_short(found)})
     else:
         out.print(str(found.image))
+
+
+app.command()(patch)
 
 
 def _short(found: Kernel) -> dict[str, Any]:

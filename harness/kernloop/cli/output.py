@@ -37,6 +37,7 @@ class Lines:
         from rich.console import Console
 
         width = None if self._stderr or sys.stdout.isatty() else 200
+        # With emoji a place such as fair.c:100: would lose its number.
         return Console(stderr=self._stderr, highlight=False, emoji=False, soft_wrap=True, width=width)
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work on git histories: the search for the commit, or the configuration symbol, that made something fail."""
+"""Work on git histories that leaves the user's checkout alone: search, series, patches."""

@@ -38,15 +38,17 @@ def run(
     what: str,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    stdin: Path | None = None,
     check: bool = True,
     hint: str = "",
 ) -> Completed:
-    """Run `argv` to its end. `env` is added to ours; `what` names the work in errors.
+    """Run `argv` to its end. `env` is added to ours; `stdin` is a file; `what` names the work in errors.
 
     Raises HarnessError when it cannot start, is not done after `seconds`, or (with `check`) exits non-zero.
     """
     words = tuple(str(word) for word in argv)
-    process = spawn(words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with (stdin or Path(os.devnull)).open("rb") as source:
+        process = spawn(words, cwd=cwd, env=env, stdin=source.fileno(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with owned.group(process.pid):
         try:
             out, err = process.communicate(timeout=seconds)
