@@ -12,7 +12,8 @@ from pathlib import Path
 
 from kernloop.errors import HarnessError
 from kernloop.host import process
-from kernloop.report.clang import Diagnostic, parse_diagnostics
+from kernloop.report import compiler
+from kernloop.report.compiler import Diagnostic
 
 __all__ = ["Builder", "Built", "MakeBuilder", "News", "enabling", "parse"]
 
@@ -70,7 +71,7 @@ class MakeBuilder:
 
 def parse(tree: Path, folder: Path, status: int, said: str) -> Built:
     """What make and the compiler printed, read."""
-    found = tuple(_placed(tree, folder, one) for one in parse_diagnostics(said))
+    found = tuple(_placed(tree, folder, one) for one in compiler.parse(said.splitlines()))
     unknown = tuple(dict.fromkeys(_NO_RULE.findall(said)))
     return Built(
         status == 0,

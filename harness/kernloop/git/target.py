@@ -74,7 +74,7 @@ def guest_probe(
         from kernloop.kernel.build import build as make
 
         checkout(subject)
-        return make(
+        kernel = make(
             BuildRequest(
                 tree,
                 profile=target.profile,
@@ -85,6 +85,8 @@ def guest_probe(
                 folder=objects,
             )
         ).kernel
+        assert kernel is not None  # only other architectures give none
+        return kernel
 
     request = vm.Request(
         command,
