@@ -16,7 +16,7 @@ from kernloop.kernel import debian, refs, source
 from kernloop.kernel.kernel import FACTS, Kernel
 
 app = typer.Typer(help="Kernels by reference: what there is, fetching, facts.", no_args_is_help=True)
-for _verb in (kernel_build.build, kernel_build.config, kernel_build.source):
+for _verb in (kernel_build.build, kernel_build.config, kernel_build.source, kernel_build.clean):
     app.command()(_verb)
 
 _Ref = Annotated[str, typer.Argument(help="debian:7.2, debian:6.17, debian:newest, host, path:BZIMAGE, sha256:DIGEST")]

@@ -19,10 +19,11 @@ from kernloop.kernel.checkout import checkout
 from kernloop.kernel.config import ConfigError, Dropped, configure, values
 from kernloop.kernel.fragments import PROFILES
 from kernloop.kernel.kconfig import Symbol, explain
+from kernloop.kernel.tree import collect
 from kernloop.present import failure_json, plain
 from kernloop.report.compiler import Diagnostic
 
-__all__ = ["build", "config", "source"]
+__all__ = ["build", "clean", "config", "source"]
 
 _SCHEMA = "kernloop.build/1"
 _SHOWN = 20
@@ -157,6 +158,22 @@ def source(
     else:
         out.print(f"{found.package} {found.version} is in {escape(str(folder))}")
         out.print(f"  [bold]next:[/] kernloop kernel build {escape(str(folder))} --profile tiny")
+
+
+def clean(
+    keep: Annotated[int, typer.Option(min=0, help="How many build folders stay, those built last.")] = 2,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove old build folders, 1 to 5 GB each; kernels that were built stay."""
+    try:
+        removed = collect(keep=keep)
+    except OSError as error:
+        raise fail(HarnessError(f"cannot remove {error.filename}: {error.strerror}"), as_json=as_json) from None
+    if as_json:
+        print_json({"schema": "kernloop.clean/1", "removed": [str(path) for path in removed]})
+    else:
+        for path in removed:
+            out.print(f"removed {escape(str(path))}")
 
 
 def _show_dropped(dropped: tuple[Dropped, ...]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
 from kernloop.host import process, progress
-from kernloop.host.cache import ensure, exclusive, need_space
+from kernloop.host.cache import ensure, need_space
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import config, kernel, toolchain
 from kernloop.kernel.config import Wish
@@ -28,7 +28,7 @@ from kernloop.kernel.fragments import PROFILES
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.make import Made, make, repair, under_way
 from kernloop.kernel.toolchain import ARCHES, Toolchain
-from kernloop.kernel.tree import SourceTree, open_tree
+from kernloop.kernel.tree import SourceTree, building, open_tree
 from kernloop.report import compiler
 from kernloop.report.compiler import Diagnostic
 
@@ -37,6 +37,7 @@ __all__ = ["BuildFailed", "BuildFolder", "BuildRequest", "Built", "build", "comm
 _SECONDS = 4 * 3600.0
 _LOG = "build.log"
 _MIB_NEEDED = 3000
+_KERNELS = 40
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,7 @@ def opened(request: BuildRequest) -> Iterator[BuildFolder]:
     path = folder_of(request, tree)
     if path == tree.path or tree.path in path.parents:
         raise UsageError(f"{path} lies in the tree", hint="objects go elsewhere, so that the tree stays as it is")
-    with (
-        _disk_errors(path),
-        exclusive(f"build-{_plain(str(path))}", what=f"building {tree.path}", seconds=request.seconds),
-    ):
+    with _disk_errors(path), building(path, what=f"building {tree.path}", seconds=request.seconds):
         (path / "kernloop").mkdir(parents=True, exist_ok=True)
         if not (path / "vmlinux").exists():
             need_space(path, _MIB_NEEDED, "building a kernel")
@@ -183,6 +181,7 @@ def _make(request: BuildRequest, folder: BuildFolder) -> Made:
         targets.append("modules")
     if symbols.get("GDB_SCRIPTS") == "y":
         targets.append("scripts_gdb")
+    targets.append("compile_commands.json")
     jobs = request.jobs or len(os.sched_getaffinity(0))
     folder.log.unlink(missing_ok=True)
     return make(
@@ -257,8 +256,17 @@ def _kept(folder: BuildFolder, image: Path) -> Kernel:
         )
 
     kept = kernel.load(ensure(place, make_kernel, what="keeping the kernel"))
+    place.touch()
+    _forget_old(place.parent)
     (folder.path / "kernloop/kernel").write_text(f"{place.name}\n")
     return replace(kept, ref=ref)
+
+
+# Each edit makes a kernel of some 30 MB: those used last stay, as many as a long bisect takes.
+def _forget_old(kernels: Path) -> None:
+    found = sorted(kernels.glob("tree-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found[_KERNELS:]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _modules(folder: BuildFolder, staging: Path) -> Path | None:

@@ -8,16 +8,19 @@ trees/NAME-HASH/               all builds of one tree; HASH is of its path
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernloop.errors import UsageError
+from kernloop.errors import HarnessError, UsageError
+from kernloop.host.cache import exclusive
 from kernloop.host.paths import cache_dir
 
-__all__ = ["SourceTree", "collect", "open_tree"]
+__all__ = ["SourceTree", "building", "collect", "folders", "open_tree"]
 
 # What a build in the tree itself leaves, and which make O= refuses (Makefile, outputmakefile).
 _BUILT_IN_PLACE = (".config", "include/config", "arch/x86/include/generated")
@@ -79,10 +82,28 @@ def open_tree(path: Path) -> SourceTree:
     return SourceTree(path, version + fields.get("EXTRAVERSION", "").strip())
 
 
+def folders() -> list[Path]:
+    """All build folders of the cache, the one built last first."""
+    found = [folder for folder in (cache_dir() / "trees").glob("*/*") if (folder / "kernloop").is_dir()]
+    return sorted(found, key=lambda folder: (folder / "kernloop").stat().st_mtime, reverse=True)
+
+
 def collect(*, keep: int) -> list[Path]:
-    """Remove all build folders but the `keep` that were built last; returns what was removed."""
-    folders = [folder for folder in (cache_dir() / "trees").glob("*/*") if (folder / "kernloop").is_dir()]
-    doomed = sorted(folders, key=lambda folder: (folder / "kernloop").stat().st_mtime, reverse=True)[keep:]
-    for folder in doomed:
-        shutil.rmtree(folder, ignore_errors=True)
-    return doomed
+    """Remove all build folders but the `keep` that were built last, and none where a build is under way.
+
+    Returns what was removed.
+    """
+    removed = []
+    for folder in folders()[keep:]:
+        # Whoever builds there holds the lock: he wants it.
+        with contextlib.suppress(HarnessError), building(folder, what="removing a build", seconds=0):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed
+
+
+@contextlib.contextmanager
+def building(folder: Path, *, what: str, seconds: float) -> Iterator[None]:
+    """Alone with a build folder, waiting `seconds` for it at most. Raises HarnessError."""
+    with exclusive(f"build-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}", what=what, seconds=seconds):
+        yield

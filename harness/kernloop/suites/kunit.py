@@ -73,7 +73,9 @@ def execute(request: Request, run: Run, *, say: Callable[[str], None]) -> Judgem
     payload = blob(initramfs.payload((), extra=entries) if entries else b"", seed=None)
     say(f"starting {kernel.release}")
     started = made.attend(payload, run, cold=True)
-    load = [(name, () if name != "kunit" else tuple(word.removeprefix("kunit.") for word in words)) for name, _ in modules]
+    load = [
+        (name, () if name != "kunit" else tuple(word.removeprefix("kunit.") for word in words)) for name, _ in modules
+    ]
     watched = asyncio.run(_watch(started, run, load, request.timeout, say))
     console = run.path / "console.log"
     lines = console.read_text(errors="replace").split("\n") if console.exists() else []

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One kernel source tree and one small kernel built of it, shared by all tests that need a kernel of our own.
+
+They lie in the machine's cache, so a second run of the tests builds only what changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from kernloop.host.cache import ensure
+from kernloop.host.paths import cache_dir
+from kernloop.kernel import refs
+from kernloop.kernel.build import BuildRequest, Built, build
+from kernloop.kernel.checkout import checkout
+
+__all__ = ["FRAGMENTS", "built", "edited", "linux", "request"]
+
+# What only a kernel of our own has, in one.
+FRAGMENTS = ("modules", "kunit", "kgdb", "pstore", "lkdtm")
+
+
+@cache
+def linux() -> Path:
+    """The source of the default kernel, to be edited by tests that put it right again (`edited`)."""
+    found = refs.resolve(refs.DEFAULT)
+    folder = cache_dir() / "testing" / f"linux-{found.release}"
+
+    def make(staging: Path) -> None:
+        checkout(found, staging, git=False)
+
+    return ensure(folder, make, what="a kernel tree for tests")
+
+
+def request() -> BuildRequest:
+    return BuildRequest(linux(), profile="tiny", fragments=FRAGMENTS)
+
+
+@cache
+def built() -> Built:
+    """The kernel of `request`: modules, KUnit, KGDB, pstore, lkdtm; minutes the first time."""
+    return build(request())
+
+
+@contextlib.contextmanager
+def edited(name: str, old: str, new: str) -> Iterator[Path]:
+    """The file `name` of the tree with `old`, which is there once, replaced; it is as it was after the block."""
+    file = linux() / name
+    text = file.read_text()
+    assert text.count(old) == 1, (name, old)
+    file.write_text(text.replace(old, new))
+    try:
+        yield file
+    finally:
+        file.write_text(text)
