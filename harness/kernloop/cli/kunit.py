@@ -40,9 +40,7 @@ def kunit(
     try:
         subject = " ".join(word for word in (suites, str(tree or "")) if word) or kernel
         with results(junit, "kunit", subject) as tell:
-            request = library.Request(
-                suites, kernel, tree, kunitconfig, parse_cpus(cpus), mebibytes(memory), timeout
-            )
+            request = library.Request(suites, kernel, tree, kunitconfig, parse_cpus(cpus), mebibytes(memory), timeout)
             with runs.create("kunit", library.SCHEMA, {"subject": subject, **asdict(request)}) as record:
                 code = conclude_suite(
                     library.SCHEMA,

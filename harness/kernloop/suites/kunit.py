@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kernloop kunit`: boot a kernel that has KUnit, let it test itself, load the modules with tests, judge what they said.
+"""`kernloop kunit`: boot a kernel that has KUnit, let it test itself, load the modules with tests, judge the results.
 
 Tests that are built in run before init, by words on the kernel's command line (lib/kunit/executor.c); those in modules
 run when the module is loaded, once kunit has been told the same (Documentation/dev-tools/kunit/run_manual.rst). All of
@@ -73,7 +73,9 @@ def execute(request: Request, run: Run, *, say: Callable[[str], None]) -> Judgem
     payload = blob(initramfs.payload((), extra=entries) if entries else b"", seed=None)
     say(f"starting {kernel.release}")
     started = made.attend(payload, run, cold=True)
-    load = [(name, () if name != "kunit" else tuple(word.removeprefix("kunit.") for word in words)) for name, _ in modules]
+    load = [
+        (name, () if name != "kunit" else tuple(word.removeprefix("kunit.") for word in words)) for name, _ in modules
+    ]
     watched = asyncio.run(_watch(started, run, load, request.timeout, say))
     console = run.path / "console.log"
     lines = console.read_text(errors="replace").split("\n") if console.exists() else []
