@@ -11,6 +11,7 @@ from kernloop.cli.junit import Tell, finish
 from kernloop.cli.output import err, escape, mark, out, print_json, progress
 from kernloop.errors import HarnessError
 from kernloop.present import failure_json, outcome_json, plain
+from kernloop.report import compiler
 from kernloop.report.ktap import GOOD, Status
 from kernloop.runs import REPORT
 from kernloop.suites.judge import Judgement, Result
@@ -84,7 +85,7 @@ def _explain(judgement: Judgement, record: runs.Run) -> None:
     for one in judgement.results:
         if one.status is not Status.PASS:
             out.print(f"  {one.status:9} {escape(one.name)}" + (f"  {escape(one.reason)}" if one.reason else ""))
-    errors = [one for one in judgement.diagnostics if "error" in one.severity]
+    errors = compiler.errors(judgement.diagnostics)
     for error in errors[:_ERRORS]:
         out.print(f"  {escape(f'{error.file}:{error.line}:{error.column}: {error.message}')}")
     if len(errors) > _ERRORS:

@@ -128,6 +128,11 @@ class Kernel:
                 return gzip.decompress(data)
         return data
 
+    @property
+    def module_names(self) -> list[str]:
+        """What `module` knows."""
+        return sorted(self._module_files)
+
     @cached_property
     def _module_files(self) -> dict[str, Path]:
         files = self.modules.rglob("*.ko*") if self.modules else ()

@@ -64,7 +64,7 @@ _COMMENT = re.compile(r"(?:^|\s)#(?:\s+|$|(?=\S))")
 _BAIL_OUT = re.compile(r"Bail out!\s*(.*)$")
 _SUBTEST = re.compile(r"Subtest:\s+(\S.*)$")
 # kselftest/runner.sh, kselftest_harness.h
-_STARTS = re.compile(r"(?:(selftests: \S+: \S.*)|RUN\s+(\S+) \.\.\.)$")
+_STARTS = re.compile(r"(?:(selftests: \S+: [^:]+)|RUN\s+(\S+) \.\.\.)$")
 # tools/testing/selftests/sched_ext/runner.c, without a hash
 _NAMED = re.compile(r"TEST: (\S+)$")
 # kunit_log() of include/kunit/test.h

@@ -25,7 +25,7 @@ _TERM_SECONDS = 3.0
 _KILL_SECONDS = 5.0
 _PROBE_SECONDS = 15.0
 # What went wrong in the kernel can then be found by the program's name. Errors go where the output goes.
-_WRAPPER = 'echo "kselftest: $0" > /dev/kmsg; exec "$@" 2>&1'
+_WRAPPER = 'echo "kselftest: $1" > /dev/kmsg; shift; exec "$@" 2>&1'
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Driver:
         words = (*program.argv, *program.one, *name) if name else program.argv
         self.stream.since = time.monotonic()
         job = await self.session.machine.execute(
-            ("sh", "-c", _WRAPPER, program.title, *words),
+            ("sh", "-c", _WRAPPER, "sh", program.title, *words),
             on_stdout=self.stream.output,
             on_stderr=self.stream.output,
             cwd=program.cwd,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kernloop.kernel.kernel import Kernel
-from kernloop.report.clang import Diagnostic
+from kernloop.report.compiler import Diagnostic
 from kernloop.report.ktap import GOOD, Report, Status, Test, Totals, leaves, totals
 from kernloop.report.severity import Severity
 from kernloop.runs import Run
@@ -94,7 +94,7 @@ def judge(
 
 
 def title(path: Sequence[str]) -> str:
-    """A test's path as users write it: `sched_ext:dequeue`, `timers:posix_timers:...`, `list-kunit-test.list_test_add`."""
+    """A test's path as users write it: `sched_ext:dequeue`, `timers:posix_timers`, `list-kunit-test.list_test_add`."""
     if path and (found := re.match(r"selftests: (\S+): (.*)", path[0])):
         program = [] if found[2] == OWN_RUNNER and path[1:] else [found[2]]
         return ":".join([found[1], *program, *path[1:]])
@@ -151,9 +151,11 @@ def _tests(base: Judgement, log: Path, report: Report) -> Outcome:
 
 def _counts(found: Mapping[Status, Sequence[Result]]) -> str:
     words = {Status.PASS: "passed", Status.FAIL: "failed", Status.SKIP: "skipped", Status.TIMEOUT: "timed out"}
-    said = [f"{len(some)} {words.get(status, status.value)}" for status, some in found.items() if some]
-    skipped = found[Status.SKIP]
-    return ", ".join(said or ["no tests"]) + (f": {_list(skipped)}" if skipped else "")
+    said = []
+    for status, some in found.items():
+        names = f" ({_list(some)})" if status is Status.SKIP else ""
+        said += [f"{len(some)} {words.get(status, status.value)}{names}"] if some else []
+    return ", ".join(said) or "no tests"
 
 
 def _list(some: Sequence[Result]) -> str:

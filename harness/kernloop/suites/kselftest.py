@@ -31,7 +31,6 @@ from kernloop.vm.topology import Topology
 __all__ = ["SCHEMA", "Request", "execute", "source_tree"]
 
 SCHEMA = "kernloop.kselftest/1"
-_TREE = "tree:"
 # kselftest has its time-outs for real machines. Under TCG on two busy CPUs sched_ext's longest test took 130 s.
 _SLOWER_UNDER_TCG = 8.0
 _HOME = "/root/kselftest"
@@ -43,7 +42,8 @@ _DEPTH = 2
 class Request:
     """`tests` are TARGET or TARGET:TEST; `tree` is where their source is, by default that of the kernel.
 
-    `timeout_per_test` None: what the target says, 45 s if it does not, and eight times as long without KVM. `timeout` is for all.
+    `timeout_per_test` None: what the target says, 45 s if it does not, and eight times as long without KVM. `timeout`
+    is for all of them.
     """
 
     tests: tuple[str, ...]
@@ -72,7 +72,7 @@ def execute(
         say(f"building the selftests {target} for {kernel.release}")
         try:
             jobs = os.cpu_count() or 1
-            changes = request.tree is not None or kernel.ref.startswith(_TREE)
+            changes = request.tree is not None or kernel.tree is not None
             built.append(selftests.build(tree, target, kernel, changes=changes, jobs=jobs))
         except NotBuilt as error:
             return _not_built(target, tree, kernel, run, error)
@@ -127,8 +127,8 @@ def source_tree(kernel: Kernel, tree: Path | None) -> Path:
     """Where the source of `kernel` is: `tree` if the caller names it, else fetched. Raises SubjectError."""
     if tree is not None:
         return tree.absolute()
-    if kernel.ref.startswith(_TREE):
-        return Path(kernel.ref.removeprefix(_TREE)).expanduser().absolute()
+    if kernel.tree is not None:
+        return kernel.tree
     found = source.candidate(kernel)
     if found is None or not found.exact:
         near = f"; the nearest is {found.package} {found.version}" if found else ""

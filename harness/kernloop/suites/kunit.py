@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kernloop kunit`: boot a kernel that has KUnit, let it test itself, load the modules with tests, judge what they said.
+"""`kernloop kunit`: boot a kernel that has KUnit, let it test itself, load the modules with tests, judge the results.
 
 Tests that are built in run before init, by words on the kernel's command line (lib/kunit/executor.c); those in modules
 run when the module is loaded, once kunit has been told the same (Documentation/dev-tools/kunit/run_manual.rst). All of

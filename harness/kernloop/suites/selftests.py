@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernloop.errors import HarnessError, UsageError
@@ -19,7 +19,8 @@ from kernloop.host.cache import ensure, exclusive
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import source
 from kernloop.kernel.kernel import Kernel
-from kernloop.report.clang import Diagnostic, parse_diagnostics
+from kernloop.report import compiler
+from kernloop.report.compiler import Diagnostic
 
 __all__ = ["NotBuilt", "Selftests", "build", "targets"]
 
@@ -101,11 +102,11 @@ def _make(tree: Path, target: str, kernel: Kernel, objects: Path, installed: Pat
     if shutil.which("rsync") is None:
         raise HarnessError("rsync is not installed, and the selftests' install wants it", hint="apt-get install rsync")
     common: list[str | Path] = [toolset.get().make, "-s", f"-j{jobs}", f"O={objects}", *_compilers(objects)]
-    _run([*common, "-C", tree, "headers"], tree)
+    _run([*common, "-C", tree, "headers"], tree, "")
     words = [f"TARGETS={target}", "SKIP_TARGETS=", "FORCE_TARGETS=1", f"KSFT_INSTALL_PATH={installed}"]
     if kernel.btf is not None:
         words += [f"VMLINUX_BTF={kernel.btf}", f"BPFTOOL={source.kit(kernel).bpftool}"]
-    _run([*common, "-C", tree / _PLACE, *words, "install"], tree)
+    _run([*common, "-C", tree / _PLACE, *words, "install"], tree, f"{_PLACE}/{target}")
 
 
 def _compilers(objects: Path) -> list[str]:
@@ -123,19 +124,23 @@ def _compilers(objects: Path) -> list[str]:
     ]
 
 
-def _run(argv: list[str | Path], tree: Path) -> None:
+# `inside` is the folder of the tree where the compiler runs.
+def _run(argv: list[str | Path], tree: Path, inside: str) -> None:
     done = process.run(argv, seconds=_BUILD_SECONDS, what="building the selftests", check=False)
     if done.status == 0:
         return
     text = done.stdout + done.stderr
     if process.disk_full(text):
         raise HarnessError("building the selftests: the disk is full", hint="free some space, or: kernloop runs gc")
-    found = parse_diagnostics(done.stderr)
-    errors = [one for one in found if "error" in one.severity]
+    found = tuple(
+        replace(one, file=f"{inside}/{one.file}") if one.file and (tree / inside / one.file).exists() else one
+        for one in compiler.parse(done.stderr.splitlines(), tree=str(tree))
+    )
+    errors = compiler.errors(found)
     if errors:
         first = errors[0]
-        where = ":".join(str(part) for part in (first.file.removeprefix(f"{tree}/"), first.line) if part is not None)
-        raise NotBuilt(found, f"{where}: {first.message}", text)
+        where = f"{first.file}:{first.line}: " if first.file else ""
+        raise NotBuilt(found, where + first.message, text)
     # make's own last line names only the target; what went wrong stands before it.
     said = [line for line in done.stderr.splitlines() if line.strip() and not re.match(r"make(\[\d+\])?: ", line)]
     raise NotBuilt(found, said[-1].strip() if said else f"make failed (exit {done.status})", text)
