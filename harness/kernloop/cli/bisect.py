@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -15,11 +16,16 @@ from kernloop.cli.output import JsonFlag, escape, fail, mark, out, print_json, p
 from kernloop.cli.run import mebibytes
 from kernloop.cli.verbs import command_of
 from kernloop.errors import HarnessError, UsageError
-from kernloop.git import bisect as library
+from kernloop.git import bisect as commits
+from kernloop.git import configs, remains
 from kernloop.git.bisect import Finding, Plan, Request
+from kernloop.git.configs import ConfigFinding, ConfigRequest
 from kernloop.git.target import Target
+from kernloop.kernel import fragments
 from kernloop.present import failure_json, plain
 from kernloop.verdict import exit_code
+
+F = TypeVar("F", Finding, ConfigFinding)
 
 
 def bisect(
@@ -27,6 +33,10 @@ def bisect(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of the repository.")] = Path(),
     good: Annotated[list[str] | None, typer.Option(help="A revision that is well; more than one, if need be.")] = None,
     bad: Annotated[str, typer.Option(help="A revision that fails.")] = "HEAD",
+    good_config: Annotated[
+        Path | None, typer.Option(help="A .config that is well, to find the symbol: no commits then, DIR as it is.")
+    ] = None,
+    bad_config: Annotated[Path | None, typer.Option(help="A .config that fails.")] = None,
     signature: Annotated[
         str | None,
         typer.Option(help="Only this failure counts: a regular expression, KIND@FUNCTION of a crash, verdict:panic."),
@@ -34,10 +44,11 @@ def bisect(
     times: Annotated[int, typer.Option("--runs", min=1, help="Runs of each commit, for what fails now and then.")] = 1,
     fail_if: Annotated[int, typer.Option(min=1, help="A commit is bad if so many of its runs fail.")] = 1,
     host: Annotated[bool, typer.Option("--host", help="Run the command on this machine, as git bisect run.")] = False,
-    profile: Annotated[str, typer.Option(help="The kernel's configuration: tiny, test or debug.")] = "test",
+    profile: Annotated[str, typer.Option(help="The kernel's configuration, as of kernel build.")] = "test",
     fragment: Annotated[list[str] | None, typer.Option(help="More configuration: a name or a file.")] = None,
-    config: Annotated[list[str] | None, typer.Option(metavar="SYM=V", help="One symbol of it.")] = None,
-    llvm: Annotated[bool, typer.Option("--llvm", help="Build with clang.")] = False,
+    setting: Annotated[list[str] | None, typer.Option("--config", metavar="SYM=V", help="One symbol of it.")] = None,
+    base: Annotated[Path | None, typer.Option(help="A whole .config to start from, instead of a profile.")] = None,
+    llvm: Annotated[bool, typer.Option("--llvm", help="Build with clang and lld.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Compilers at a time.")] = None,
     cpus: Annotated[str, typer.Option(help="vCPUs of the guest: 4, or 8,sockets=2,cores=2,threads=2.")] = "2",
     memory: Annotated[str, typer.Option(help="Guest memory: MiB, or with a unit, as in 2G.")] = "512M",
@@ -57,86 +68,99 @@ def bisect(
 
     0: found. 1: good fails, or bad does not. 2: bad input. 125: not found, or kernloop failed: --resume goes on.
     """
-    command = command_of(ctx)
+    schema = commits.SCHEMA
     try:
         if abandon:
-            library.abandon(_unfinished(abandon))
-            return
+            return remains.abandon(_unfinished(abandon), schema)
         if resume:
             path = _unfinished(resume)
-            plan = library.plan(library.remember(path))
-            context = runs.reopen(path, library.SCHEMA)
+            if (by_config := configs.remember(path)) is not None:
+                schema = configs.SCHEMA
+                code = _symbols(by_config, runs.reopen(path, schema), as_json)
+            else:
+                code = _commits(commits.plan(commits.remember(path)), runs.reopen(path, schema), as_json)
+            raise typer.Exit(code)
+        command, words = command_of(ctx), " ".join(command_of(ctx))
+        target = Target(
+            profile,
+            tuple(str(Path(name).absolute()) if Path(name).is_file() else name for name in fragment or ()),
+            tuple(map(fragments.setting, setting or ())),
+            base.absolute() if base else None,
+            llvm,
+            jobs,
+            cpus,
+            mebibytes(memory),
+            tuple(file.absolute() for file in files or ()),
+            tuple(append or ()),
+        )
+        how = (signature, times, fail_if, timeout)
+        if good_config or bad_config:
+            if not (good_config and bad_config) or good or host:
+                raise UsageError(
+                    "--good-config and --bad-config go together, and with neither --good nor --host",
+                    hint="kernloop bisect TREE --good-config FILE --bad-config FILE -- CMD",
+                )
+            schema = configs.SCHEMA
+            asked = ConfigRequest(
+                directory.absolute(), good_config.absolute(), bad_config.absolute(), command, *how, target
+            )
+            configs.check(asked)
+            subject = f"{good_config.name}..{bad_config.name}: {words}"
+            code = _symbols(asked, runs.create("bisect", schema, {"subject": subject, **asdict(asked)}), as_json)
         else:
             if not good:
                 raise UsageError("no good revision", hint="kernloop bisect --good REV --bad REV -- CMD")
-            plan = library.plan(
-                Request(
-                    directory.absolute(),
-                    tuple(good),
-                    bad,
-                    command,
-                    signature,
-                    times,
-                    fail_if,
-                    timeout,
-                    host,
-                    Target(
-                        profile,
-                        tuple(map(_absolute, fragment or ())),
-                        tuple(map(_setting, config or ())),
-                        llvm,
-                        jobs,
-                        cpus,
-                        mebibytes(memory),
-                        tuple(file.absolute() for file in files or ()),
-                        tuple(append or ()),
-                    ),
-                )
-            )
-            subject = f"{good[0]}..{bad}: " + " ".join(command)
-            context = runs.create("bisect", library.SCHEMA, {"subject": subject, **asdict(plan.request)})
-        code = _bisect(plan, context, as_json)
+            plan = commits.plan(Request(directory.absolute(), tuple(good), bad, command, *how, host, target))
+            subject = f"{good[0]}..{bad}: {words}"
+            spec = {"subject": subject, **asdict(plan.request)}
+            code = _commits(plan, runs.create("bisect", schema, spec), as_json)
     except HarnessError as error:
-        raise fail(error, as_json=as_json, schema=library.SCHEMA) from None
+        raise fail(error, as_json=as_json, schema=schema) from None
     raise typer.Exit(code)
 
 
-def _bisect(plan: Plan, context: AbstractContextManager[runs.Run], as_json: bool) -> int:
+def _commits(plan: Plan, context: AbstractContextManager[runs.Run], as_json: bool) -> int:
+    return _told(context, commits.SCHEMA, lambda run, say: commits.execute(plan, run, say), _explain, as_json)
+
+
+def _symbols(asked: ConfigRequest, context: AbstractContextManager[runs.Run], as_json: bool) -> int:
+    return _told(context, configs.SCHEMA, lambda run, say: configs.execute(asked, run, say), _explain_symbols, as_json)
+
+
+def _told(
+    context: AbstractContextManager[runs.Run],
+    schema: str,
+    find: Callable[[runs.Run, Callable[[str], None]], F],
+    explain: Callable[[F], None],
+    as_json: bool,
+) -> int:
     with context as record, progress() as say:
         try:
-            finding = library.execute(plan, record, say)
+            finding = find(record, say)
         except HarnessError as error:
-            record.judge(failure_json(library.SCHEMA, error, record.path))
+            record.judge(failure_json(schema, error, record.path))
             raise
         code = exit_code(finding.verdict)
-        value = {"schema": library.SCHEMA, **plain(finding), "exit_code": code, "run": str(record.path)}
+        value = {"schema": schema, **plain(finding), "exit_code": code, "run": str(record.path)}
         record.judge(value)
     if as_json:
         print_json(value)
-    else:
-        _explain(finding, record.path)
+        return code
+    out.print(f"{mark(finding.verdict)}  {escape(finding.summary)}")
+    explain(finding)
+    for evidence in finding.evidence:
+        out.print(f"  evidence  {escape(evidence.path)}  {escape(evidence.what)}")
+    out.print(f"  run       {record.path}")
+    out.print(f"  [bold]next[/]      {escape(finding.next)}")
     return code
 
 
 # The run directory of a bisect that ended early: `name`, or the last.
 def _unfinished(name: str) -> Path:
-    return library.unfinished() if name == "last" else runs.find(name)
+    return remains.unfinished() if name == "last" else runs.find(name)
 
 
-def _setting(text: str) -> tuple[str, str]:
-    name, equals, value = text.removeprefix("CONFIG_").partition("=")
-    if not (name and equals and value):
-        raise UsageError(f"{text!r} is no setting", hint="as in --config KASAN=y")
-    return name, value
-
-
-# A file among the fragments is found again by a resumed bisect, wherever that is called from.
-def _absolute(fragment: str) -> str:
-    return str(Path(fragment).absolute()) if Path(fragment).is_file() else fragment
-
-
-def _explain(finding: Finding, path: Path) -> None:
-    out.print(f"{mark(finding.verdict)}  {escape(finding.summary)}")
+def _explain(finding: Finding) -> None:
     if finding.first_bad is not None:
         out.print(f"  commit    {finding.first_bad.sha}")
         out.print(f"  author    {escape(finding.first_bad.author)}  {finding.first_bad.date}")
@@ -148,7 +172,10 @@ def _explain(finding: Finding, path: Path) -> None:
     for step in finding.steps:
         seen = f"{step.shown}/{step.shown + step.clean}"
         out.print(f"    {step.standing:6} {seen:>5}  {escape(step.commit.short[:60]):60}  {escape(step.why)}")
-    for evidence in finding.evidence:
-        out.print(f"  evidence  {escape(evidence.path)}  {escape(evidence.what)}")
-    out.print(f"  run       {path}")
-    out.print(f"  [bold]next[/]      {escape(finding.next)}")
+
+
+def _explain_symbols(finding: ConfigFinding) -> None:
+    for culprit in finding.symbols:
+        needed = f"  needed by {', '.join(culprit.needed_by)}" if culprit.needed_by else ""
+        out.print(f"  symbol    CONFIG_{culprit.symbol}  good: {culprit.good}  bad: {culprit.bad}{needed}")
+    out.print(f"  judged    {finding.judged} configurations; {finding.differing} symbols differ")

@@ -204,13 +204,14 @@ def settings(words: list[str] | None) -> tuple[tuple[str, str], ...]:
 
 def _built(built: Built, run: Path, seconds: float) -> dict[str, Any]:
     compiled = sum(step.startswith(("CC ", "AS ")) for step in built.steps)
+    why = built.rebuild.summary() if built.rebuild else ""
     release = built.kernel.release if built.kernel else built.image.name
     work = f"{compiled} files compiled" if built.steps else "nothing had changed"
     tree = built.kernel.tree if built.kernel else None
     return {
         "schema": _SCHEMA,
         "verdict": "pass",
-        "summary": f"{release}: {work} in {seconds:.1f} s",
+        "summary": f"{release}: {work} in {seconds:.1f} s" + (f"; {why}" if why else ""),
         "next": f"kernloop run --kernel tree:{tree} -- uname -a" if built.kernel else f"the image: {built.image}",
         "exit_code": 0,
         "kernel": {

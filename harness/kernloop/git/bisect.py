@@ -8,25 +8,24 @@ be killed at any moment and resumed. Its worktree and the build's objects lie in
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kernloop.errors import HarnessError, SubjectError, UsageError
+from kernloop.errors import UsageError
 from kernloop.git.bisectlog import answer_in, render, replayed
 from kernloop.git.history import History
 from kernloop.git.journal import Journal
-from kernloop.git.probe import HostProbe
+from kernloop.git.probe import GuestProbe, HostProbe
+from kernloop.git.remains import JOURNAL, kept, resumable, worktree
 from kernloop.git.repository import Commit, Repository, open_repository
 from kernloop.git.search import DOUBT, Answer, Probe, Search
 from kernloop.git.signature import Signature
-from kernloop.git.target import Target, guest_probe
+from kernloop.git.target import Target
 from kernloop.git.vote import Policy, Sign, Standing
 from kernloop.git.worktree import Worktree
-from kernloop.host.paths import cache_dir
-from kernloop.runs import Run, listing, read_json, reopen, write_json, write_text
+from kernloop.kernel.build import Built, build
+from kernloop.runs import Run, read_json, write_text
 from kernloop.verdict import Evidence, Verdict
 
 __all__ = [
@@ -36,16 +35,13 @@ __all__ = [
     "Plan",
     "Request",
     "Step",
-    "abandon",
     "execute",
     "plan",
     "remember",
-    "unfinished",
 ]
 
 SCHEMA = "kernloop.bisect/1"
 LOG = "bisect.log"
-_OWNER = "owner.json"
 
 
 @dataclass(frozen=True)
@@ -126,12 +122,9 @@ def plan(request: Request) -> Plan:
 
 
 def remember(path: Path) -> Request:
-    """What the bisect in the run directory `path` was asked. Raises UsageError when there is none to go on with."""
-    spec, verdict = read_json(path / "spec.json"), read_json(path / "verdict.json")
-    if spec.get("verb") != "bisect" or "goods" not in spec:
-        raise UsageError(f"{path.name} is no bisect", hint="kernloop runs list")
-    if verdict.get("abandoned") or verdict.get("verdict") not in (None, Verdict.UNKNOWN, Verdict.INFRA):
-        raise UsageError(f"{path.name} is over: {verdict.get('summary')}", hint=f"kernloop runs show {path.name}")
+    """What the bisect in the run directory `path` was asked. Raises UsageError when it cannot go on."""
+    resumable(path)
+    spec = read_json(path / "spec.json")
     return Request(
         Path(spec["directory"]),
         tuple(spec["goods"]),
@@ -148,55 +141,36 @@ def remember(path: Path) -> Request:
 
 def execute(what: Plan, record: Run, say: Callable[[str], None]) -> Finding:
     """Search, or go on with it. Raises Refused, and HarnessError for what can be cured and resumed."""
-    scratch = _scratch(record.path)
-    tree = _worktree(scratch, what.repository.common)
-    with _own(scratch, record):
-        _sweep()
-        _mark(scratch, what.repository.common, record.path)
+    common = what.repository.common
+    with kept(record, common) as scratch:
+        tree = worktree(scratch, common)
         tree.prepare(what.request.bad)
-        journal = Journal(record.path / "journal.jsonl")
+        journal = Journal(record.path / JOURNAL)
         search = _search(what, record, journal, _probe(what, record, journal, tree, scratch / "build", say), say)
         answer = search.run()
         text = render(search, what.repository.commit, answer)
         write_text(record.path / LOG, text)
-        same = answer_in(replayed(what.repository.common, scratch / "replay", text)) == set(answer.candidates)
+        same = answer_in(replayed(common, scratch / "replay", text)) == set(answer.candidates)
         return _finding(what, record, search, answer, same)
-
-
-def abandon(path: Path) -> None:
-    """Remove what an unfinished bisect left for being resumed. Raises UsageError while it is under way."""
-    remember(path)
-    with reopen(path, SCHEMA) as record:
-        _remove(_scratch(path))
-        record.judge({"schema": SCHEMA, "verdict": Verdict.INFRA, "summary": "abandoned", "abandoned": True})
-
-
-def unfinished() -> Path:
-    """The run directory of the newest bisect that ended early. Raises UsageError when there is none."""
-    for run in listing():
-        if run.verb == "bisect" and not run.live:
-            with contextlib.suppress(UsageError):
-                remember(run.path)
-                return run.path
-    raise UsageError("there is no bisect to go on with", hint="kernloop runs list")
 
 
 def _probe(
     what: Plan, record: Run, journal: Journal, tree: Worktree, objects: Path, say: Callable[[str], None]
 ) -> Probe:
-    request = what.request
+    request, output = what.request, record.path / "output"
     if request.host:
-        return HostProbe(
-            tree.checkout, tree.path, request.command, request.timeout, what.signature, record.path / "output"
-        )
-    return guest_probe(
-        request.target,
-        request.command,
-        request.timeout,
+        return HostProbe(tree.checkout, tree.path, request.command, request.timeout, what.signature, output)
+
+    # One folder for all commits: what two of them share is not built twice.
+    def make(commit: str) -> Built:
+        tree.checkout(commit)
+        return build(request.target.build(tree.path, objects))
+
+    return GuestProbe(
+        make,
+        request.target.run(request.command, request.timeout),
         what.signature,
-        tree.path,
-        objects,
-        checkout=tree.checkout,
+        output,
         built=journal.kernels,
         title=lambda commit: what.repository.commit(commit).short,
         say=say,
@@ -270,9 +244,9 @@ def _evidence(search: Search, answer: Answer, record: Run) -> tuple[Evidence, ..
         *((commit, Sign.CLEAN, "no symptom at the last good commit") for commit in answer.good),
     ]:
         shots = search.tallies[commit].shots if commit in search.tallies else []
-        kept = [shot.evidence for shot in shots if shot.sign is sign and shot.evidence]
-        if kept:
-            found.append(Evidence(kept[-1], f"{what} {commit[:12]}"))
+        files = [shot.evidence for shot in shots if shot.sign is sign and shot.evidence]
+        if files:
+            found.append(Evidence(files[-1], f"{what} {commit[:12]}"))
     return (*found, Evidence(str(record.path / LOG), "for git bisect replay"))
 
 
@@ -289,48 +263,3 @@ def _step(search: Search, commit: Commit) -> Step:
         tally.why,
         tuple(dict.fromkeys(shot.evidence for shot in tally.shots if shot.evidence)),
     )
-
-
-# An error that a cure and another try may overcome leaves all as it is; after anything else nothing is left.
-@contextlib.contextmanager
-def _own(scratch: Path, record: Run) -> Iterator[None]:
-    resume = f"kernloop bisect --resume {record.id}"
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise HarnessError("interrupted", hint=resume) from None
-    except SubjectError:
-        _remove(scratch)
-        raise
-    except HarnessError as error:
-        hint = f"{error.hint}; then: {resume}" if error.hint else resume
-        raise HarnessError(error.message, hint=hint, evidence=error.evidence) from None
-    _remove(scratch)
-
-
-def _scratch(run: Path) -> Path:
-    return cache_dir() / "bisect" / run.name
-
-
-def _worktree(scratch: Path, common: Path) -> Worktree:
-    return Worktree(common, scratch / f"kernloop-{scratch.name}")
-
-
-# What removes it needs to know the repository, and whether anybody can still resume.
-def _mark(scratch: Path, common: Path, run: Path) -> None:
-    scratch.mkdir(parents=True, exist_ok=True)
-    write_json(scratch / _OWNER, {"run": str(run), "common": str(common)})
-
-
-def _remove(scratch: Path) -> None:
-    owner = read_json(scratch / _OWNER)
-    if owner:
-        _worktree(scratch, Path(owner["common"])).remove()
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-# Remove what belongs to run directories that are gone.
-def _sweep() -> None:
-    for owner in (cache_dir() / "bisect").glob(f"*/{_OWNER}"):
-        if not Path(read_json(owner).get("run", "/")).exists():
-            _remove(owner.parent)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -14,7 +15,8 @@ from kernloop.git.repository import OWN_GIT
 from kernloop.git.signature import Seen, Signature
 from kernloop.git.vote import Shot, Sign
 from kernloop.host import owned, process
-from kernloop.kernel.kernel import Kernel
+from kernloop.kernel import refs
+from kernloop.kernel.build import Built
 from kernloop.present import conclude, failure_json, outcome_json
 from kernloop.verdict import Verdict, guest_exit_code
 from kernloop.vm import run as vm
@@ -80,16 +82,17 @@ class HostProbe:
 
 
 class GuestProbe:
-    """Builds a subject with `build` and runs `request` in a guest of it; `built` knows kernels by digest from before.
+    """Builds a subject with `build` and runs `request` in a guest of it.
 
-    Each run is a boot of its own: guests restored from one boot would all see the same of what the boot decides.
+    `built` knows kernels by their digest from before; what a build says that fails is copied to `logs`.
     """
 
     def __init__(
         self,
-        build: Callable[[str], Kernel],
+        build: Callable[[str], Built],
         request: vm.Request,
         signature: Signature,
+        logs: Path,
         *,
         built: Mapping[str, str],
         title: Callable[[str], str],
@@ -98,6 +101,7 @@ class GuestProbe:
         self._build = build
         self._request = request
         self._signature = signature
+        self._logs = logs
         self._built = dict(built)
         self._title = title
         self._say = say
@@ -107,23 +111,30 @@ class GuestProbe:
             digest = self._kernel(subject)
         except UsageError:
             raise
-        except SubjectError as error:
-            return Shot(Sign.UNTESTABLE, error.message, str(error.evidence or ""))
         except HarnessError as error:
-            return Shot(Sign.UNJUDGED, error.message, str(error.evidence or ""), fault=True)
+            ours = not isinstance(error, SubjectError)
+            sign = Sign.UNJUDGED if ours else Sign.UNTESTABLE
+            return Shot(sign, error.message, self._log(subject, error.evidence), fault=ours)
         return self._run(subject, digest)
 
     def _kernel(self, subject: str) -> str:
-        from kernloop.kernel import refs
-
         if subject in self._built:
             try:
                 return refs.resolve(f"sha256:{self._built[subject]}").digest
             except HarnessError:
                 pass  # the cache was emptied since
         self._say(f"building {self._title(subject)}")
-        self._built[subject] = self._build(subject).digest
-        return self._built[subject]
+        kernel = self._build(subject).kernel
+        assert kernel is not None  # of this machine's architecture
+        self._built[subject] = kernel.digest
+        return kernel.digest
+
+    # The build folder goes in the end, the run directory stays.
+    def _log(self, subject: str, log: Path | None) -> str:
+        if log is None or not log.exists():
+            return ""
+        self._logs.mkdir(exist_ok=True)
+        return str(shutil.copyfile(log, self._logs / f"{subject[:12]}.log"))
 
     def _run(self, subject: str, digest: str) -> Shot:
         request = replace(self._request, kernel=f"sha256:{digest}")

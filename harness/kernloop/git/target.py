@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from kernloop.errors import UsageError
-from kernloop.git.probe import GuestProbe
-from kernloop.git.signature import Signature
-from kernloop.kernel.kernel import Kernel
+from kernloop.kernel.build import BuildRequest
 from kernloop.vm import run as vm
 from kernloop.vm.topology import parse_cpus
 
-__all__ = ["Target", "guest_probe"]
+__all__ = ["Target"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,7 @@ class Target:
     profile: str = "test"
     fragments: tuple[str, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
+    base: Path | None = None
     llvm: bool = False
     jobs: int | None = None
     cpus: str = "2"
@@ -41,6 +40,7 @@ class Target:
                 **known,
                 "fragments": tuple(known["fragments"]),
                 "settings": tuple((name, setting) for name, setting in known["settings"]),
+                "base": Path(known["base"]) if known["base"] else None,
                 "files": tuple(map(Path, known["files"])),
                 "append": tuple(known["append"]),
             }
@@ -49,52 +49,27 @@ class Target:
     def check(self) -> None:
         """Raise UsageError for what no guest can be given."""
         parse_cpus(self.cpus)
-        for file in self.files:
+        for file in (*self.files, *([self.base] if self.base else [])):
             if not file.is_file():
-                raise UsageError(f"cannot read {file}", hint="--with takes files that are there")
+                raise UsageError(f"cannot read {file}", hint="name files that are there")
 
+    def build(self, tree: Path, folder: Path) -> BuildRequest:
+        """How `tree` is built, its objects in `folder`."""
+        return BuildRequest(
+            tree, self.profile, self.fragments, self.settings, self.base, self.jobs, self.llvm, folder=folder
+        )
 
-def guest_probe(
-    target: Target,
-    command: tuple[str, ...],
-    timeout: float,
-    signature: Signature,
-    tree: Path,
-    objects: Path,
-    *,
-    checkout: Callable[[str], None],
-    built: Mapping[str, str],
-    title: Callable[[str], str],
-    say: Callable[[str], None],
-) -> GuestProbe:
-    """A probe that builds `tree`, brought to a subject by `checkout`, always with the same folder of `objects`."""
+    def run(self, command: tuple[str, ...], timeout: float) -> vm.Request:
+        """How the command is run.
 
-    def build(subject: str) -> Kernel:
-        from kernloop.kernel.build import BuildRequest
-        from kernloop.kernel.build import build as make
-
-        checkout(subject)
-        kernel = make(
-            BuildRequest(
-                tree,
-                profile=target.profile,
-                fragments=target.fragments,
-                settings=target.settings,
-                jobs=target.jobs,
-                llvm=target.llvm,
-                folder=objects,
-            )
-        ).kernel
-        assert kernel is not None  # only other architectures give none
-        return kernel
-
-    request = vm.Request(
-        command,
-        topology=parse_cpus(target.cpus),
-        memory=target.memory,
-        timeout=timeout,
-        files=target.files,
-        append=target.append,
-        cold=True,
-    )
-    return GuestProbe(build, request, signature, built=built, title=title, say=say)
+        Each run is a boot of its own: guests restored from one boot would all see the same of what the boot decides.
+        """
+        return vm.Request(
+            command,
+            topology=parse_cpus(self.cpus),
+            memory=self.memory,
+            timeout=timeout,
+            files=self.files,
+            append=self.append,
+            cold=True,
+        )

@@ -22,8 +22,9 @@ from kernloop.errors import HarnessError, SubjectError, UsageError
 from kernloop.host import process, progress
 from kernloop.host.cache import ensure, need_space
 from kernloop.host.paths import cache_dir
-from kernloop.kernel import config, kernel, toolchain
+from kernloop.kernel import changes, config, depend, kernel, toolchain
 from kernloop.kernel.config import Wish
+from kernloop.kernel.depend import Rebuild
 from kernloop.kernel.fragments import PROFILES
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.make import Made, make, repair, under_way
@@ -38,6 +39,9 @@ _SECONDS = 4 * 3600.0
 _LOG = "build.log"
 _MIB_NEEDED = 3000
 _KERNELS = 40
+_KNOWN = "diagnostics.json"
+# What make does beside compiling when something was compiled: archives, links, BTF, the boot image.
+_LINK_STEPS = 40
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,8 @@ class BuildRequest:
 class Built:
     """`kernel` is None for an architecture that guests cannot run; its image is `image` in any case.
 
-    `new` are the diagnostics that the build before did not have. `steps` are the commands that ran, none when nothing
-    had changed.
+    `rebuild` is what was out of date and why; `steps` are the commands that ran; None and empty when nothing had changed.
+    `new` are the diagnostics that the build before did not have.
     """
 
     kernel: Kernel | None
@@ -73,6 +77,7 @@ class Built:
     folder: Path
     log: Path
     steps: tuple[str, ...]
+    rebuild: Rebuild | None
     diagnostics: tuple[Diagnostic, ...]
     new: tuple[Diagnostic, ...]
     configured: bool
@@ -162,20 +167,38 @@ def build(request: BuildRequest) -> Built:
     """Configure and build. Raises BuildFailed or ConfigError (the code's, the configuration's fault), HarnessError."""
     with opened(request) as folder:
         configured = config.configure(folder.path, folder.make, request.wish)
-        made = _make(request, folder)
-        diagnostics, new = _diagnose(folder, made)
-        config.settled(folder.path)
+        symbols = config.values(folder.path / ".config")
+        tree = folder.tree.path
+        # First: what is edited while make runs is then seen the next time.
+        before = changes.survey(tree, folder.path, ARCHES[request.arch].folder)
+        recipe = changes.recipe(
+            folder.make, folder.tools.programs, tree if symbols.get("LOCALVERSION_AUTO") == "y" else None
+        )
+        found = changes.changed(folder.path, tree, recipe, before)
         image = folder.path / ARCHES[request.arch].image
-        found = None
+        if found.nothing:
+            made, rebuild = None, None
+            diagnostics, new = _read(folder.path / "kernloop" / _KNOWN), ()
+        else:
+            rebuild = changes.will_rebuild(folder.path, tree, found)
+            progress.say(f"will build {rebuild.summary()}")
+            changes.forget(folder.path)
+            for stale in depend.overlooked(folder.path, tree, rebuild):
+                stale.unlink()
+            made = _make(request, folder, symbols, None if rebuild.everything else len(rebuild.objects))
+            diagnostics, new = _diagnose(folder, made)
+            config.settled(folder.path)
+            changes.remember(folder.path, tree, before, recipe)
+        kept = None
         if request.arch == "x86_64":
-            found = _kept(folder, image)
+            kept = _kept(folder, image)
             if request.folder is None:
                 folder.tree.remember(folder.path)
-        return Built(found, image, folder.path, folder.log, made.steps, diagnostics, new, configured)
+        steps = made.steps if made else ()
+        return Built(kept, image, folder.path, folder.log, steps, rebuild, diagnostics, new, configured)
 
 
-def _make(request: BuildRequest, folder: BuildFolder) -> Made:
-    symbols = config.values(folder.path / ".config")
+def _make(request: BuildRequest, folder: BuildFolder, symbols: dict[str, str], objects: int | None) -> Made:
     targets = [Path(ARCHES[request.arch].image).name, "vmlinux"]
     if "m" in symbols.values():
         targets.append("modules")
@@ -191,6 +214,7 @@ def _make(request: BuildRequest, folder: BuildFolder) -> Made:
         seconds=request.seconds,
         what=f"building {folder.tree.path.name}",
         log=folder.log,
+        expected=None if objects is None else objects + _LINK_STEPS,
     )
 
 
@@ -198,7 +222,7 @@ def _diagnose(folder: BuildFolder, made: Made) -> tuple[tuple[Diagnostic, ...], 
     text = folder.log.read_text(errors="replace") if folder.log.exists() else ""
     said = compiler.parse(text.splitlines(), tree=str(folder.tree.path))
     found = compiler.with_functions(said, lambda file: _lines(folder.tree.path / file))
-    known = folder.path / "kernloop/diagnostics.json"
+    known = folder.path / "kernloop" / _KNOWN
     before = _read(known)
     new = tuple(compiler.new(found, before))
     # A warning of a file that was not compiled this time still stands.

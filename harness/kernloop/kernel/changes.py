@@ -26,7 +26,7 @@ from kernloop.kernel import depend
 
 __all__ = ["Changes", "Survey", "changed", "forget", "nothing_changed", "recipe", "remember", "survey", "will_rebuild"]
 
-_STATE = ".kernloop"
+_STATE = "kernloop"
 # No build of an x86 kernel reads these; of Documentation/ Kconfig reads the top.
 _SKIPPED = frozenset({".git", ".svn", ".hg", "__pycache__", "tools/testing", "tools/perf"})
 _EDITORS = ("~", ".swp", ".swo", ".orig", ".rej", ".pyc")

@@ -34,28 +34,28 @@ _SAME = {
 
 @dataclass(frozen=True)
 class Arch:
-    """`kbuild` is make's ARCH, `image` the boot image's path in a build folder, `prefix` that of a cross compiler."""
+    """`kbuild` is make's ARCH, `folder` its part of the tree, `image` the boot image's path in a build folder, `prefix` that of a cross compiler."""
 
     kbuild: str
+    folder: str
     image: str
     prefix: str
 
 
 ARCHES = {
-    "x86_64": Arch("x86_64", "arch/x86/boot/bzImage", ""),
-    "arm64": Arch("arm64", "arch/arm64/boot/Image", "aarch64-linux-gnu-"),
-    "riscv": Arch("riscv", "arch/riscv/boot/Image", "riscv64-linux-gnu-"),
+    "x86_64": Arch("x86_64", "x86", "arch/x86/boot/bzImage", ""),
+    "arm64": Arch("arm64", "arm64", "arch/arm64/boot/Image", "aarch64-linux-gnu-"),
+    "riscv": Arch("riscv", "riscv", "arch/riscv/boot/Image", "riscv64-linux-gnu-"),
 }
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """`words` are make's variables, `prefix` what goes before make; `id` changes when an object must be made anew."""
+    """`words` are make's variables, `prefix` what goes before make, `programs` what a build's result depends on."""
 
     prefix: tuple[str, ...]
     words: tuple[str, ...]
-    compiler: str
-    id: str
+    programs: tuple[str, ...]
 
 
 def find(arch: str, *, llvm: bool) -> Toolchain:
@@ -90,7 +90,7 @@ def find(arch: str, *, llvm: bool) -> Toolchain:
     env = {**_SAME, "CCACHE_DEPEND": "1", "CCACHE_SLOPPINESS": "time_macros,include_file_mtime,include_file_ctime"}
     dropped = [word for name in _DROPPED for word in ("-u", name)]
     prefix = ("env", *dropped, *(f"{name}={value}" for name, value in env.items()))
-    return Toolchain(prefix, tuple(words), compiler, f"{compiler} {tools.id}")
+    return Toolchain(prefix, tuple(words), ("make", "gcc", compiler, str(tools.ld), "as", "objcopy"))
 
 
 # For another architecture than the host's, GNU's ar and objcopy will not do; LLVM's do for any.

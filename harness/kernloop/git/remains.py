@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a bisect keeps in the cache while it lasts: a worktree, a build's objects. Kept for a resume, else removed."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from kernloop.errors import HarnessError, SubjectError, UsageError
+from kernloop.git.worktree import Worktree
+from kernloop.host.paths import cache_dir
+from kernloop.runs import Run, listing, read_json, reopen, write_json
+from kernloop.verdict import Verdict
+
+__all__ = ["JOURNAL", "abandon", "kept", "resumable", "unfinished", "worktree"]
+
+JOURNAL = "journal.jsonl"
+_OWNER = "owner.json"
+
+
+@contextlib.contextmanager
+def kept(record: Run, common: Path | None = None) -> Iterator[Path]:
+    """The folder of the bisect in the run directory `record`, in a repository whose .git is `common`.
+
+    An error that a cure and another try may overcome leaves it as it is; after anything else nothing is left.
+    """
+    for owner in (cache_dir() / "bisect").glob(f"*/{_OWNER}"):
+        if not Path(read_json(owner).get("run", "/")).exists():
+            _remove(owner.parent)  # nobody can resume that one
+    scratch = _scratch(record.path)
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        write_json(scratch / _OWNER, {"run": str(record.path), "common": str(common or "")})
+        yield scratch
+    except KeyboardInterrupt:
+        raise HarnessError("interrupted", hint=_resume(record)) from None
+    except SubjectError:
+        _remove(scratch)
+        raise
+    except HarnessError as error:
+        if isinstance(error, UsageError) and not _begun(record):
+            _remove(scratch)
+            raise
+        hint = f"{error.hint}; then: {_resume(record)}" if error.hint else _resume(record)
+        raise HarnessError(error.message, hint=hint, evidence=error.evidence) from None
+    except OSError as error:
+        raise HarnessError(
+            f"cannot write {error.filename or scratch}: {error.strerror}",
+            hint=f"free some space; then: {_resume(record)}",
+        ) from None
+    _remove(scratch)
+
+
+def worktree(scratch: Path, common: Path) -> Worktree:
+    """Its worktree, by a name that is nobody else's."""
+    return Worktree(common, scratch / f"kernloop-{scratch.name}")
+
+
+def resumable(path: Path) -> None:
+    """Raise UsageError unless the run directory `path` is that of a bisect which can go on."""
+    spec, verdict = read_json(path / "spec.json"), read_json(path / "verdict.json")
+    if spec.get("verb") != "bisect":
+        raise UsageError(f"{path.name} is no bisect", hint="kernloop runs list")
+    if verdict.get("abandoned") or verdict.get("verdict") not in (None, Verdict.UNKNOWN, Verdict.INFRA):
+        raise UsageError(f"{path.name} is over: {verdict.get('summary')}", hint=f"kernloop runs show {path.name}")
+
+
+def unfinished() -> Path:
+    """The run directory of the newest bisect that ended early. Raises UsageError when there is none."""
+    for run in listing():
+        if run.verb == "bisect" and not run.live:
+            with contextlib.suppress(UsageError):
+                resumable(run.path)
+                return run.path
+    raise UsageError("there is no bisect to go on with", hint="kernloop runs list")
+
+
+def abandon(path: Path, schema: str) -> None:
+    """Remove what the unfinished bisect at `path` keeps. Raises UsageError while it is under way."""
+    resumable(path)
+    with reopen(path, schema) as record:
+        _remove(_scratch(path))
+        record.judge({"schema": schema, "verdict": Verdict.INFRA, "summary": "abandoned", "abandoned": True})
+
+
+def _resume(record: Run) -> str:
+    return f"kernloop bisect --resume {record.id}"
+
+
+def _begun(record: Run) -> bool:
+    journal = record.path / JOURNAL
+    return journal.exists() and journal.stat().st_size > 0
+
+
+def _scratch(run: Path) -> Path:
+    return cache_dir() / "bisect" / run.name
+
+
+def _remove(scratch: Path) -> None:
+    common = read_json(scratch / _OWNER).get("common")
+    if common:
+        worktree(scratch, Path(common)).remove()
+    shutil.rmtree(scratch, ignore_errors=True)
