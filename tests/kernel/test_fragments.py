@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kernloop.errors import UsageError
 from kernloop.kernel import fragments
 from kernloop.kernel.fragments import PROFILES, Asked

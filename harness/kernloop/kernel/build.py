@@ -40,6 +40,7 @@ _LOG = "build.log"
 _MIB_NEEDED = 3000
 _KERNELS = 40
 _KNOWN = "diagnostics.json"
+_NONE: tuple[Diagnostic, ...] = ()
 # What make does beside compiling when something was compiled: archives, links, BTF, the boot image.
 _LINK_STEPS = 40
 
@@ -176,10 +177,9 @@ def build(request: BuildRequest) -> Built:
         )
         found = changes.changed(folder.path, tree, recipe, before)
         image = folder.path / ARCHES[request.arch].image
-        if found.nothing:
-            made, rebuild = None, None
-            diagnostics, new = _read(folder.path / "kernloop" / _KNOWN), ()
-        else:
+        made, rebuild = None, None
+        diagnostics, new = _read(folder.path / "kernloop" / _KNOWN), _NONE
+        if not found.nothing:
             rebuild = changes.will_rebuild(folder.path, tree, found)
             progress.say(f"will build {rebuild.summary()}")
             changes.forget(folder.path)

@@ -24,11 +24,23 @@ from pathlib import Path
 
 from kernloop.kernel import depend
 
-__all__ = ["Changes", "Survey", "changed", "forget", "nothing_changed", "recipe", "remember", "survey", "will_rebuild"]
+__all__ = [
+    "Changes",
+    "Survey",
+    "changed",
+    "edited_since",
+    "forget",
+    "nothing_changed",
+    "recipe",
+    "remember",
+    "survey",
+    "will_rebuild",
+]
 
 _STATE = "kernloop"
 # No build of an x86 kernel reads these; of Documentation/ Kconfig reads the top.
 _SKIPPED = frozenset({".git", ".svn", ".hg", "__pycache__", "tools/testing", "tools/perf"})
+_MAKEFILES = frozenset({"Makefile", "Kbuild", "Kconfig"})
 _EDITORS = ("~", ".swp", ".swo", ".orig", ".rej", ".pyc")
 # What the kernel's Makefiles and the compilers take from the environment.
 _ENVIRONMENT = frozenset(
@@ -181,6 +193,15 @@ def will_rebuild(folder: Path, tree: Path, changes: Changes) -> depend.Rebuild:
 def nothing_changed(folder: Path, tree: Path, recipe: str) -> bool:
     """Whether what lies in `folder` is what a build would make. False whenever that is not sure."""
     return (folder / _STATE / "outputs").exists() and changed(folder, tree, recipe).nothing
+
+
+def edited_since(folder: Path, tree: Path, arch: str = "x86") -> tuple[str, ...]:
+    """The files of `tree` that are not as the kernel in `folder` was built from: sources it was made of, Makefiles."""
+    state = folder / _STATE
+    read = _hashes(state)
+    found = changed(folder, tree, _text(state / "recipe"), survey(tree, folder, arch))
+    differ = (*found.edited, *found.removed)
+    return tuple(name for name in differ if name in read or name.rpartition("/")[2] in _MAKEFILES)
 
 
 def _walk(top: Path, wanted: Callable[[str], bool]) -> dict[str, str]:

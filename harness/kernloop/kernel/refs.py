@@ -16,7 +16,7 @@ from pathlib import Path
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host.cache import ensure
 from kernloop.host.paths import cache_dir
-from kernloop.kernel import debian, kernel
+from kernloop.kernel import changes, debian, kernel
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.tree import open_tree
 
@@ -61,7 +61,15 @@ def _tree(path: Path) -> Kernel:
     folder = cache_dir() / "kernels" / name
     if not name or not folder.is_dir():
         raise UsageError(f"{tree.path} has not been built", hint=f"kernloop kernel build {path}")
-    return replace(kernel.load(folder), ref=f"tree:{tree.path}")
+    found = kernel.load(folder)
+    # What was tested would not be what was written.
+    if found.build is not None and (edited := changes.edited_since(found.build, tree.path)):
+        more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
+        raise UsageError(
+            f"{edited[0]}{more} of {tree.path} was edited since it was built",
+            hint=f"kernloop kernel build {path}, or take what was built then: --kernel sha256:{found.digest[:12]}",
+        )
+    return replace(found, ref=f"tree:{tree.path}")
 
 
 def _debian(wanted: str) -> Kernel:
