@@ -17,7 +17,7 @@ from kernloop.runs import REPORT
 from kernloop.suites.judge import Judgement, Result
 from kernloop.verdict import exit_code
 
-__all__ = ["Say", "conclude_suite"]
+__all__ = ["Say", "conclude_suite", "details"]
 
 Say = Callable[[str], None]
 Show = Callable[[str, str], None]
@@ -46,7 +46,7 @@ def conclude_suite(
     code = exit_code(outcome.verdict)
     if judgement.tree:
         record.write("results.json", {"schema": schema, "tests": plain(judgement.tree)})
-    value = outcome_json(schema, record.path, outcome, exit_code=code, **_details(judgement))
+    value = outcome_json(schema, record.path, outcome, exit_code=code, **details(judgement))
     finish(record, value, tell)
     if as_json:
         print_json(value)
@@ -56,7 +56,7 @@ def conclude_suite(
 
 
 # What an agent needs: who did not pass, and why. Passed tests are names.
-def _details(judgement: Judgement) -> dict[str, Any]:
+def details(judgement: Judgement) -> dict[str, Any]:
     return {
         "totals": plain(judgement.totals),
         "running": judgement.running,

@@ -28,7 +28,7 @@ from kernloop.vm.judge import kernel_seen
 from kernloop.vm.share import Share
 from kernloop.vm.topology import Topology
 
-__all__ = ["SCHEMA", "Request", "execute", "source_tree"]
+__all__ = ["SCHEMA", "Request", "execute", "programs", "source_tree"]
 
 SCHEMA = "kernloop.kselftest/1"
 # kselftest has its time-outs for real machines. Under TCG on two busy CPUs sched_ext's longest test took 130 s.
@@ -91,10 +91,10 @@ def execute(
     nothing.mkdir()
     made = backend(kind, kernel, request.topology, request.memory, share=Share(nothing) if kind == "vng" else None)
     slow = 1.0 if made.guest.spec.accelerator == "kvm" else _SLOWER_UNDER_TCG
-    programs = [
+    chosen = [
         program
         for one in built
-        for program in _programs(one, wanted[one.target], home[one.target], request.timeout_per_test, slow)
+        for program in programs(one, wanted[one.target], home[one.target], request.timeout_per_test, slow)
     ]
     say(f"starting {kernel.release}")
     with (run.path / "ktap.log").open("wb") as file:
@@ -108,13 +108,13 @@ def execute(
 
         stream = Stream(file, told)
         started = made.attend(blob(initramfs.payload(files) if files else b"", seed=None), run)
-        driven = asyncio.run(drive(started, run, programs, stream, env=made.env, seconds=request.timeout))
+        driven = asyncio.run(drive(started, run, chosen, stream, env=made.env, seconds=request.timeout))
         report = stream.finish()
     return judge(
         kernel,
         run,
         driven.watched,
-        _named(report, programs),
+        _named(report, chosen),
         deadline=request.timeout,
         depth=_DEPTH,
         blamed=driven.blamed,
@@ -151,18 +151,22 @@ def _wanted(tests: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _backend(built: Sequence[Selftests]) -> str:
-    programs = [one.folder / one.target / name for one in built for name in one.programs]
-    elf = all(program.exists() and program.read_bytes()[:4] == b"\x7fELF" for program in programs)
+    files = [one.folder / one.target / name for one in built for name in one.programs]
+    elf = all(file.exists() and file.read_bytes()[:4] == b"\x7fELF" for file in files)
     return "micro" if elf else "vng"
 
 
-def _programs(built: Selftests, chosen: Sequence[str], home: Path, seconds: float | None, slow: float) -> list[Program]:
+def programs(built: Selftests, chosen: Sequence[str], home: Path, seconds: float | None, slow: float) -> list[Program]:
+    """What runs of `built`, which lies in `home` in the guest: its tests `chosen`, or all.
+
+    `seconds` is each one's time-out, by default the target's own, `slow` times that. Raises UsageError.
+    """
     unknown = [name for name in chosen if name not in (*built.programs, *built.names)]
     if unknown:
         known = " ".join([*built.names, *(name for name in built.programs if not built.names)])
         raise UsageError(f"{built.target} has no test {unknown[0]!r}", hint=f"it has: {known}")
     mine = [name for name in chosen if name not in built.programs]
-    programs = [name for name in built.programs if not chosen or name in chosen or mine]
+    names = [name for name in built.programs if not chosen or name in chosen or mine]
     return [
         Program(
             f"selftests: {built.target}: {name}",
@@ -173,7 +177,7 @@ def _programs(built: Selftests, chosen: Sequence[str], home: Path, seconds: floa
             ("-t",) if built.names else (),
             tuple(mine) if name not in chosen else (),
         )
-        for name in programs
+        for name in names
     ]
 
 

@@ -22,7 +22,7 @@ from kernloop.kernel.kernel import Kernel
 from kernloop.report import compiler
 from kernloop.report.compiler import Diagnostic
 
-__all__ = ["NotBuilt", "Selftests", "build", "targets"]
+__all__ = ["NotBuilt", "Selftests", "build", "installed", "targets"]
 
 _PLACE = "tools/testing/selftests"
 # kselftest/runner.sh: kselftest_default_timeout
@@ -90,7 +90,7 @@ def build(tree: Path, target: str, kernel: Kernel, *, changes: bool, jobs: int) 
             folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(folder / "installed", ignore_errors=True)
             _make(tree, target, kernel, folder / "objects", folder / "installed", jobs)
-    return _read(folder / "installed", target, top / target)
+    return installed(folder / "installed", target, top / target)
 
 
 def _make_once(tree: Path, target: str, kernel: Kernel, staging: Path, jobs: int) -> None:
@@ -146,13 +146,14 @@ def _run(argv: list[str | Path], tree: Path, inside: str) -> None:
     raise NotBuilt(found, said[-1].strip() if said else f"make failed (exit {done.status})", text)
 
 
-def _read(installed: Path, target: str, sources: Path) -> Selftests:
-    listing = (installed / "kselftest-list.txt").read_text().split()
+def installed(folder: Path, target: str, sources: Path) -> Selftests:
+    """What `make install` put into `folder` for `target`, whose source is in `sources`."""
+    listing = (folder / "kselftest-list.txt").read_text().split()
     programs = tuple(line.partition(":")[2] for line in listing if line.partition(":")[0] == target)
-    settings = installed / target / "settings"
+    settings = folder / target / "settings"
     found = re.search(r"^timeout=(\d+)", settings.read_text(), re.M) if settings.exists() else None
     names = _sched_ext(sources) if target == "sched_ext" else ()
-    return Selftests(installed, target, programs, float(found[1]) if found else _DEFAULT_SECONDS, names)
+    return Selftests(folder, target, programs, float(found[1]) if found else _DEFAULT_SECONDS, names)
 
 
 # The tests of sched_ext's one program, in its order: that of the objects in its Makefile (runner.c: -t chooses one).
