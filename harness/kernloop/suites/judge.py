@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kernloop.kernel.kernel import Kernel
-from kernloop.report.clang import Diagnostic
+from kernloop.report.compiler import Diagnostic
 from kernloop.report.ktap import GOOD, Report, Status, Test, Totals, leaves, totals
 from kernloop.report.severity import Severity
 from kernloop.runs import Run

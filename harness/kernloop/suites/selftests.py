@@ -19,7 +19,8 @@ from kernloop.host.cache import ensure, exclusive
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import source
 from kernloop.kernel.kernel import Kernel
-from kernloop.report.clang import Diagnostic, parse_diagnostics
+from kernloop.report.compiler import Diagnostic, errors, parse
+from kernloop.report.lines import split_lines
 
 __all__ = ["NotBuilt", "Selftests", "build", "targets"]
 
@@ -130,11 +131,12 @@ def _run(argv: list[str | Path], tree: Path) -> None:
     text = done.stdout + done.stderr
     if process.disk_full(text):
         raise HarnessError("building the selftests: the disk is full", hint="free some space, or: kernloop runs gc")
-    found = parse_diagnostics(done.stderr)
-    errors = [one for one in found if "error" in one.severity]
-    if errors:
-        first = errors[0]
-        where = ":".join(str(part) for part in (first.file.removeprefix(f"{tree}/"), first.line) if part is not None)
+    found = tuple(parse(split_lines(done.stderr), tree=str(tree)))
+    # Without a file it is make that complains, of what was said below.
+    wrong = [one for one in errors(found) if one.file]
+    if wrong:
+        first = wrong[0]
+        where = ":".join(str(part) for part in (first.file, first.line) if part)
         raise NotBuilt(found, f"{where}: {first.message}", text)
     # make's own last line names only the target; what went wrong stands before it.
     said = [line for line in done.stderr.splitlines() if line.strip() and not re.match(r"make(\[\d+\])?: ", line)]
