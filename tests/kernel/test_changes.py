@@ -209,7 +209,7 @@ def test_a_result_that_somebody_removed_or_changed_is_built_again(build: Build) 
 
 def test_a_damaged_memory_is_no_good_build(build: Build) -> None:
     for name in ("outputs", "tree", "hashes", "config", "recipe"):
-        path = build.folder / "kernloop" / name
+        path = build.folder / "kernloop/built" / name
         good = path.read_bytes()
         path.write_bytes(b"\xff\n \n")
         build.changed()

@@ -37,7 +37,7 @@ __all__ = [
     "will_rebuild",
 ]
 
-_STATE = "kernloop"
+_STATE = "kernloop/built"
 # No build of an x86 kernel reads these; of Documentation/ Kconfig reads the top.
 _SKIPPED = frozenset({".git", ".svn", ".hg", "__pycache__", "tools/testing", "tools/perf"})
 _MAKEFILES = frozenset({"Makefile", "Kbuild", "Kconfig"})
@@ -124,7 +124,7 @@ def forget(folder: Path) -> None:
 def remember(folder: Path, tree: Path, before: Survey, recipe: str) -> None:
     """`folder` holds a good build of `tree` as it was in `before`. To be called when all is in place in `folder`."""
     state = folder / _STATE
-    state.mkdir(exist_ok=True)
+    state.mkdir(parents=True, exist_ok=True)
     known = _hashes(state)
     now = {}
     for name in depend.inputs(folder, tree):
@@ -228,7 +228,7 @@ def _identity(stat: os.stat_result) -> str:
 
 # include/config has an empty file for each symbol: .config says the same.
 def _outputs(folder: Path) -> dict[str, str]:
-    return _walk(folder, lambda name: name not in (_STATE, "include/config"))
+    return _walk(folder, lambda name: name not in ("kernloop", "include/config"))
 
 
 def _digest(path: Path) -> str:
