@@ -16,8 +16,9 @@ from kernloop.host.paths import cache_dir
 from kernloop.kernel import refs
 from kernloop.kernel.build import BuildRequest, Built, build
 from kernloop.kernel.checkout import checkout
+from kernloop.kernel.kernel import Kernel
 
-__all__ = ["FRAGMENTS", "built", "edited", "linux", "request"]
+__all__ = ["FRAGMENTS", "appended", "built", "kernel", "linux", "request"]
 
 # What only a kernel of our own has, in one.
 FRAGMENTS = ("modules", "kunit", "kgdb", "pstore", "lkdtm")
@@ -25,7 +26,7 @@ FRAGMENTS = ("modules", "kunit", "kgdb", "pstore", "lkdtm")
 
 @cache
 def linux() -> Path:
-    """The source of the default kernel, to be edited by tests that put it right again (`edited`)."""
+    """The source of the default kernel, to be edited by tests that put it right again (`appended`)."""
     found = refs.resolve(refs.DEFAULT)
     folder = cache_dir() / "testing" / f"linux-{found.release}"
 
@@ -45,14 +46,19 @@ def built() -> Built:
     return build(request())
 
 
+def kernel() -> Kernel:
+    found = built().kernel
+    assert found is not None
+    return found
+
+
 @contextlib.contextmanager
-def edited(name: str, old: str, new: str) -> Iterator[Path]:
-    """The file `name` of the tree with `old`, which is there once, replaced; it is as it was after the block."""
+def appended(name: str, text: str) -> Iterator[Path]:
+    """The file `name` of the tree with `text` at its end; it is as it was after the block."""
     file = linux() / name
-    text = file.read_text()
-    assert text.count(old) == 1, (name, old)
-    file.write_text(text.replace(old, new))
+    before = file.read_text()
+    file.write_text(before + text)
     try:
         yield file
     finally:
-        file.write_text(text)
+        file.write_text(before)

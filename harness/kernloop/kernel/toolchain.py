@@ -34,7 +34,10 @@ _SAME = {
 
 @dataclass(frozen=True)
 class Arch:
-    """`kbuild` is make's ARCH, `folder` its part of the tree, `image` the boot image's path in a build folder, `prefix` that of a cross compiler."""
+    """`kbuild` is make's ARCH, `folder` its part of the tree; `image` where a build leaves what boots.
+
+    `prefix` is that of a cross compiler.
+    """
 
     kbuild: str
     folder: str
