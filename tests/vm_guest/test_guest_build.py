@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kernloop kernel build`: from a source tree to a kernel that boots, and after an edit again, with the least building."""
+"""`kernloop kernel build`: from a source tree to a kernel that boots; after an edit again, with the least building."""
 
 from __future__ import annotations
 

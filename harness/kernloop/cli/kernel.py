@@ -15,7 +15,7 @@ from kernloop.errors import HarnessError
 from kernloop.kernel import debian, refs, source
 from kernloop.kernel.kernel import FACTS, Kernel
 
-app = typer.Typer(help="Kernels by reference: what there is, fetching, facts.", no_args_is_help=True)
+app = typer.Typer(help="Kernels: what there is, facts, building one from a tree.", no_args_is_help=True)
 for _verb in (kernel_build.build, kernel_build.config, kernel_build.source, kernel_build.clean):
     app.command()(_verb)
 

@@ -50,7 +50,9 @@ def build(
     arch: ArchOption = "x86_64",
     as_json: JsonFlag = False,
 ) -> None:
-    """Build a kernel from a source tree, as little of it as the last edit asks for. The tree stays clean.
+    """Build a kernel from a source tree, which stays clean.
+
+    Only what the last edit asks for; it says what that is, and why.
 
     0: built. 1: the code does not build, or a symbol cannot be set. 125: the machine or kernloop failed.
     """
@@ -94,7 +96,9 @@ def config(
     why: Annotated[list[str] | None, typer.Option(help="Say why a symbol is as it is. Once for each.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Configure only: check that each symbol asked for came true, and say why others are off.
+    """Configure only; --why says why a symbol is off.
+
+    Each symbol asked for is looked up in the result.
 
     0: all came true. 1: a symbol cannot be set. 2: bad input.
     """
@@ -146,7 +150,10 @@ def source(
     git: Annotated[bool, typer.Option("--git", help="As a git repository with one commit.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Fetch a kernel's whole source, as a tree to edit: 150 MB to fetch, 1.7 GB on disk."""
+    """Fetch a kernel's whole source, as a tree to edit.
+
+    150 MB to fetch, 1.7 GB on disk.
+    """
     try:
         with progress():
             found = checkout(refs.resolve(kernel), folder, git=git)
@@ -164,7 +171,7 @@ def clean(
     keep: Annotated[int, typer.Option(min=0, help="How many build folders stay, those built last.")] = 2,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove old build folders, 1 to 5 GB each; kernels that were built stay."""
+    """Remove old build folders; kernels that were built stay."""
     try:
         removed = collect(keep=keep)
     except OSError as error:

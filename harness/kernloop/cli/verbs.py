@@ -38,7 +38,7 @@ class Verb:
 
 VERBS = {
     "doctor": Verb("doctor:doctor", "What this machine has, what it lacks, and how to get it."),
-    "kernel": Verb("kernel:app", "Kernels by reference: what there is, fetching, facts."),
+    "kernel": Verb("kernel:app", "Kernels: what there is, facts, building one from a tree."),
     "run": Verb("run:run", "Boot a kernel, run a command in it, and exit as the command did.", takes_command=True),
     "verify": Verb("verify:verify", "Verify a sched_ext scheduler: compile, load, test in virtual time, judge."),
     "kselftest": Verb(

@@ -69,7 +69,7 @@ class BuildRequest:
 class Built:
     """`kernel` is None for an architecture that guests cannot run; its image is `image` in any case.
 
-    `rebuild` is what was out of date and why; `steps` are the commands that ran; None and empty when nothing had changed.
+    `rebuild` is what was out of date and why, `steps` the commands that ran; None and empty when nothing had changed.
     `new` are the diagnostics that the build before did not have.
     """
 
