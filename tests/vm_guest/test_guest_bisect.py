@@ -18,8 +18,8 @@ from histories import git
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import refs
 from kernloop.kernel.build import BuildRequest, opened
+from kernloop.kernel.checkout import checkout
 from kernloop.kernel.config import configure
-from kernloop.kernel.source import checkout
 from support import Done, kernloop, verdict_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
