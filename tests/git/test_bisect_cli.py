@@ -306,8 +306,8 @@ def test_killed_at_random_and_resumed_it_comes_to_the_same_answer(tmp_path: Path
     killed_and_resumed(tmp_path, seed)
 
 
-@pytest.mark.vm
 @pytest.mark.slow
+@pytest.mark.skipif("KERNLOOP_LONG_TESTS" not in os.environ, reason="takes minutes: set KERNLOOP_LONG_TESTS")
 @pytest.mark.parametrize("seed", range(3, 23))
 def test_killed_at_twenty_more_random_moments_it_comes_to_the_same_answer(tmp_path: Path, seed: int) -> None:
     killed_and_resumed(tmp_path, seed)

@@ -142,7 +142,7 @@ def remember(path: Path) -> Request:
 def execute(what: Plan, record: Run, say: Callable[[str], None]) -> Finding:
     """Search, or go on with it. Raises Refused, and HarnessError for what can be cured and resumed."""
     common = what.repository.common
-    with kept(record, common) as scratch:
+    with kept(record, what.repository.root, common) as scratch:
         tree = worktree(scratch, common)
         tree.prepare(what.request.bad)
         journal = Journal(record.path / JOURNAL)

@@ -89,7 +89,7 @@ def remember(path: Path) -> ConfigRequest | None:
 
 def execute(request: ConfigRequest, record: Run, say: Callable[[str], None]) -> ConfigFinding:
     """Search, or go on with it. Raises Refused, and HarnessError for what can be cured and resumed."""
-    with kept(record) as scratch:
+    with kept(record, request.tree) as scratch:
         good, bad = _read(request.good_config), _read(request.bad_config)
         for name, values in ((_GOOD, good), (_BAD, bad)):
             _write(record.path / name, values)

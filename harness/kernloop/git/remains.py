@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bisect keeps in the cache while it lasts: a worktree, a build's objects. Kept for a resume, else removed."""
+"""What a bisect keeps in the cache while it lasts: a worktree, a build's objects. Kept for a resume, else removed.
+
+They lie in a folder named after the repository and not after the run: ccache knows a source by its path, so the next
+bisect of the same commits compiles little.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
 from kernloop.git.worktree import Worktree
+from kernloop.host.cache import exclusive
 from kernloop.host.paths import cache_dir
 from kernloop.runs import Run, listing, read_json, reopen, write_json
 from kernloop.verdict import Verdict
@@ -21,18 +28,13 @@ _OWNER = "owner.json"
 
 
 @contextlib.contextmanager
-def kept(record: Run, common: Path | None = None) -> Iterator[Path]:
-    """The folder of the bisect in the run directory `record`, in a repository whose .git is `common`.
+def kept(record: Run, root: Path, common: Path | None = None) -> Iterator[Path]:
+    """The folder of the bisect in the run directory `record`, of the tree `root`, whose .git is `common` if it has one.
 
     An error that a cure and another try may overcome leaves it as it is; after anything else nothing is left.
     """
-    for owner in (cache_dir() / "bisect").glob(f"*/{_OWNER}"):
-        if not Path(read_json(owner).get("run", "/")).exists():
-            _remove(owner.parent)  # nobody can resume that one
-    scratch = _scratch(record.path)
+    scratch = _take(record, root, common)
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        write_json(scratch / _OWNER, {"run": str(record.path), "common": str(common or "")})
         yield scratch
     except KeyboardInterrupt:
         raise HarnessError("interrupted", hint=_resume(record)) from None
@@ -94,12 +96,40 @@ def _begun(record: Run) -> bool:
     return journal.exists() and journal.stat().st_size > 0
 
 
-def _scratch(run: Path) -> Path:
-    return cache_dir() / "bisect" / run.name
+# The folder that is the run's already, or else the first of the tree's that is nobody's.
+def _take(record: Run, root: Path, common: Path | None) -> Path:
+    with exclusive("bisect", what="taking a folder", seconds=900):
+        for owner in _owners():
+            if not Path(read_json(owner).get("run", "/")).exists():
+                _remove(owner.parent)  # nobody can resume that one
+        name = f"{root.name}-{hashlib.sha256(str(common or root).encode()).hexdigest()[:8]}"
+        free = (_home() / f"{name}{f'-{n}' if n else ''}" for n in count())
+        scratch = _scratch(record.path) or next(one for one in free if not (one / _OWNER).exists())
+        scratch.mkdir(parents=True, exist_ok=True)
+        write_json(scratch / _OWNER, {"run": str(record.path), "common": str(common or "")})
+    return scratch
 
 
-def _remove(scratch: Path) -> None:
+def _home() -> Path:
+    return cache_dir() / "bisect"
+
+
+def _owners() -> list[Path]:
+    return list(_home().glob(f"*/{_OWNER}"))
+
+
+def _scratch(run: Path) -> Path | None:
+    return next((owner.parent for owner in _owners() if read_json(owner).get("run") == str(run)), None)
+
+
+# What says whose it is goes last.
+def _remove(scratch: Path | None) -> None:
+    if scratch is None:
+        return
     common = read_json(scratch / _OWNER).get("common")
     if common:
         worktree(scratch, Path(common)).remove()
+    for path in scratch.iterdir():
+        if path.name != _OWNER:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
     shutil.rmtree(scratch, ignore_errors=True)

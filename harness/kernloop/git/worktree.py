@@ -59,13 +59,14 @@ class Worktree:
         with contextlib.suppress(OSError):
             (self.common / "worktrees").rmdir()
 
-    # git names its record after the last part of the path; one cut off by a kill may not say more than that.
+    # git names its record after the last part of the path; one cut off by a kill says no more than that.
     def _entries(self) -> list[Path]:
         found = []
         for entry in (self.common / "worktrees").glob("*"):
-            with contextlib.suppress(OSError):
-                if entry.name == self.path.name or (entry / "gitdir").read_text().strip() == str(self.path / ".git"):
-                    found.append(entry)
+            named = entry / "gitdir"
+            place = named.read_text().strip() if named.exists() else ""
+            if place == str(self.path / ".git") or (not place and entry.name == self.path.name):
+                found.append(entry)
         return found
 
     def _usable(self) -> bool:
