@@ -86,7 +86,7 @@ def test_series_check(repo: Repo) -> None:
     repo.replace("kernel/a.c", "line20;", "line20x;")
     repo.commit(f"a: Change 20\n\nWhy.\n\n{BOTH}")
     done = kernloop("git", "series", "check", repo.path, "base..HEAD", "--build", "none")
-    assert (done.status, done.out.decode().split("\n")[0]) == (0, "pass  1 commits, 0 errors")
+    assert (done.status, done.out.decode().split("\n")[0]) == (0, "pass  1 commit, 0 errors")
     repo.replace("kernel/a.c", "line21;", "line21x;")
     head = repo.commit("a: Change 21")
     done = kernloop("git", "series", "check", "base..HEAD", "--build", "none", "--json", cwd=repo.path)

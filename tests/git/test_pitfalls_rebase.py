@@ -47,7 +47,7 @@ def since(repo: Repo, base: str, tip: str = "HEAD") -> list[str]:
 
 def check(repo: Repo, range_: str, before: str = "") -> SeriesReport:
     request = SeriesRequest(repo.path, range_, before, "none")
-    return series.check(request, build_files.builder, lambda text: None)
+    return series.check(request, build_files.builders(None), lambda text: None)
 
 
 def test_every_pitfall_of_the_skill_is_shown_here() -> None:
@@ -84,7 +84,7 @@ def test_fixups_stay_without_autosquash(repo: Repo) -> None:
     assert repo.git("show", "HEAD~2:one") == "better"
 
 
-@shown("`--autosquash` leaves one")
+@shown("autosquash` leaves one")
 def test_a_fixup_whose_target_is_outside_the_range_stays(repo: Repo) -> None:
     repo.write("one", "better\n")
     repo.git("commit", "-qa", "--fixup", "HEAD~2")
@@ -95,7 +95,7 @@ def test_a_fixup_whose_target_is_outside_the_range_stays(repo: Repo) -> None:
     assert since(repo, "base") == ["t1", "t2", "t3"]
 
 
-@shown("my change is gone after `--ours`")
+@shown("my change is gone")
 def test_ours_in_a_rebase_is_the_upstream(repo: Repo) -> None:
     assert repo.run("rebase", "main").returncode == 1
     repo.git("checkout", "--ours", "code")
@@ -291,7 +291,7 @@ def test_a_base_that_does_not_build_is_not_the_series_fault(repo: Repo) -> None:
     repo.write("kernel/a.c", "/* more */\n" + repo.read("kernel/a.c"))
     repo.commit("a: More\n\nSigned-off-by: Ann Author <ann@example.org>")
     request = SeriesRequest(repo.path, "clean-main..built")
-    [commit] = series.check(request, build_files.builder, lambda text: None).commits
+    [commit] = series.check(request, build_files.builders(None), lambda text: None).commits
     assert [(one.level, one.message) for one in commit.problems] == [
         ("note", "kernel/a.o does not build at the base either")
     ]

@@ -57,7 +57,9 @@ def edit(repo: Repo, name: str, old: str, new: str, message: str) -> str:
 
 def check(repo: Repo, build: str = "none", before: str = "", range_: str = "base..HEAD") -> SeriesReport:
     state = repo.state
-    report = series.check(SeriesRequest(repo.path, range_, before, build), build_files.builder, lambda text: None)
+    report = series.check(
+        SeriesRequest(repo.path, range_, before, build), build_files.builders(None), lambda text: None
+    )
     assert repo.state == state
     return report
 
@@ -169,7 +171,7 @@ def test_a_full_disk_and_a_killed_compiler_are_not_the_series_fault(tmp_path: Pa
         ("echo 'Killed signal terminated program cc1'", "memory"),
     ):
         (tmp_path / "Makefile").write_text(f"all defconfig:\n\t@{said} >&2; false\n")
-        build = objects.MakeBuilder(tmp_path / "o", lambda tree, folder: None)
+        build = objects.MakeBuilder(tmp_path / "o", lambda tree, folder: ("make", "-C", str(tree)))
         with pytest.raises(HarnessError, match=words):
             build(tmp_path, [], True)
 

@@ -33,6 +33,7 @@ def check(
     commits: Annotated[str, typer.Argument(metavar="[BASE..TIP]", help="The series; what upstream lacks.")] = "",
     before: Annotated[str, typer.Option(help="OLDBASE..OLDTIP: the version before, to compare with.")] = "",
     build: Annotated[str, typer.Option(help="none, files (each commit's objects, W=1) or full.")] = "files",
+    base: Annotated[Path | None, typer.Option(help="A whole .config to build with, not the profile test.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Whether each commit of a series builds alone, is signed, and says the truth in its tags.
@@ -46,13 +47,12 @@ def check(
     try:
         with progress(quiet=as_json) as say:
             request = series.SeriesRequest(Path(where), commits, before, build)
-            report = series.check(request, build_files.builder, say)
+            report = series.check(request, build_files.builders(base), say)
     except HarnessError as error:
         raise fail(error, as_json=as_json, schema=_CHECK) from None
     bad = report.errors
     verdict = Verdict.REJECTED if bad else Verdict.PASS
-    worst = sum(commit.problems != () for commit in report.commits)
-    summary = f"{len(report.commits)} commits, {len(bad)} errors" + (f", {worst} commits with remarks" if worst else "")
+    summary = f"{_count(len(report.commits), 'commit')}, {_count(len(bad), 'error')}"
     step = _next(report)
     if as_json:
         value = {**asdict(report), "tree": str(report.tree)}
@@ -82,7 +82,8 @@ def conflicts(
         raise fail(error, as_json=as_json, schema=_CONFLICTS) from None
     if as_json:
         value = asdict(report)
-        summary = f"{report.operation}: {sum(not file.resolved for file in report.files)} files conflict"
+        left = sum(not file.resolved for file in report.files)
+        summary = f"{report.operation}: {_count(left, 'file')} in conflict"
         print_json({"schema": _CONFLICTS, "summary": summary, "next": value.pop("next"), **value})
         return
     out.print(f"[bold]{report.operation}[/]" + (f" at {_named(report.applying)}" if report.applying else ""))
@@ -91,6 +92,10 @@ def conflicts(
     for file in report.files:
         _show_file(file)
     err.print(f"  [bold]next:[/] {escape(report.next)}")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def _next(report: SeriesReport) -> str:
@@ -127,7 +132,13 @@ def _show_problem(problem: Problem) -> None:
 
 
 def _show_file(file: ConflictedFile) -> None:
-    state = "resolved" if file.resolved else f"{file.markers} conflicts marked" if file.markers else "no markers left"
+    state = (
+        "resolved"
+        if file.resolved
+        else f"{_count(file.markers, 'conflict')} marked"
+        if file.markers
+        else "no markers left"
+    )
     out.print(f"[bold]{escape(file.path)}[/]  {file.kind}; {state}")
     if file.rerere:
         out.print(f"  [bold red]rerere[/] filled in recorded resolution {file.rerere[:12]}: read it before you go on")

@@ -41,26 +41,22 @@ Builder = Callable[[Path, Sequence[str], bool], Built]
 
 
 class MakeBuilder:
-    """make with O=`folder`; `configure` makes .config there."""
+    """make in `folder`; `prepare` makes .config there for a tree, and gives make's command line without targets."""
 
-    def __init__(
-        self, folder: Path, configure: Callable[[Path, Path], None], words: Sequence[str] = (), jobs: int | None = None
-    ) -> None:
-        self._folder, self._configure, self._words = folder, configure, tuple(words)
-        self._jobs = jobs or len(os.sched_getaffinity(0))
-        self._ready = False
+    def __init__(self, folder: Path, prepare: Callable[[Path, Path], tuple[str, ...]]) -> None:
+        self._folder, self._prepare = folder, prepare
+        self._make: tuple[str, ...] = ()
 
     def __call__(self, tree: Path, targets: Sequence[str], fresh: bool) -> Built:
-        if not self._ready or fresh:
+        if not self._make or fresh:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._configure(tree, self._folder)
-            self._ready = True
+            self._make = self._prepare(tree, self._folder)
         more = ("W=1", *targets) if targets else ("all",)
+        jobs = f"-j{len(os.sched_getaffinity(0))}"
         # -k: one object that fails says nothing of the others.
         done = process.run(
-            ["make", "-C", tree, f"O={self._folder}", f"-j{self._jobs}", "-k", *self._words, *more],
-            seconds=_SECONDS, what="make", check=False, env={"LC_ALL": "C"},
-        )  # fmt: skip
+            [*self._make, jobs, "-k", *more], seconds=_SECONDS, what="make", check=False, env={"LC_ALL": "C"}
+        )
         said = done.stdout + done.stderr
         if process.disk_full(said):
             raise HarnessError("the disk is full: nothing was learnt of the series", hint="free some space")
