@@ -70,7 +70,7 @@ def judge(
     took = seconds or {}
     results = tuple(
         Result(
-            title(path) or f"test {test.number}",
+            title(path) if path[-1] else f"{title(path[:-1])} test {test.number}".strip(),
             test.status,
             _why(test),
             round(took[path], 3) if path in took else None,

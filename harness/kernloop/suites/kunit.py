@@ -28,7 +28,7 @@ from kernloop.vm.handover import blob
 from kernloop.vm.session import End, Session, Watched
 from kernloop.vm.topology import Topology
 
-__all__ = ["SCHEMA", "Request", "execute"]
+__all__ = ["SCHEMA", "Request", "examine", "execute"]
 
 SCHEMA = "kernloop.kunit/1"
 _ALL = 64
@@ -58,7 +58,11 @@ class Request:
 def execute(request: Request, run: Run, *, say: Callable[[str], None]) -> Judgement:
     """Run it. `say` gets a word on what is being done. Raises HarnessError for what fails on the host."""
     _check(request)
-    kernel = _kernel(request, say)
+    return examine(_kernel(request, say), request, run, say=say)
+
+
+def examine(kernel: Kernel, request: Request, run: Run, *, say: Callable[[str], None]) -> Judgement:
+    """The same for a kernel that is there. Raises SubjectError when it has no KUnit."""
     if kernel.has("KUNIT") is False:
         raise SubjectError(
             f"{kernel.ref} ({kernel.release}) is built without KUNIT",

@@ -25,6 +25,23 @@ from kernloop.report.compiler import Diagnostic
 __all__ = ["NotBuilt", "Selftests", "build", "installed", "targets"]
 
 _PLACE = "tools/testing/selftests"
+# Most selftests are written for gcc, and some link libraries that only the host can have. These need clang anyway, and
+# libelf and zstd, which the toolset has.
+_OWN_COMPILER = ("sched_ext", "bpf")
+# Which Debian package has a header that selftests want of the host.
+_PACKAGES = {
+    "sys/capability.h": "libcap-dev",
+    "cap-ng.h": "libcap-ng-dev",
+    "numa.h": "libnuma-dev",
+    "numaif.h": "libnuma-dev",
+    "libmnl/libmnl.h": "libmnl-dev",
+    "alsa/asoundlib.h": "libasound2-dev",
+    "fuse.h": "libfuse-dev",
+    "popt.h": "libpopt-dev",
+    "liburing.h": "liburing-dev",
+    "openssl/bio.h": "libssl-dev",
+    "openssl/err.h": "libssl-dev",
+}
 # kselftest/runner.sh: kselftest_default_timeout
 _DEFAULT_SECONDS = 45.0
 _BUILD_SECONDS = 1800
@@ -84,33 +101,52 @@ def build(tree: Path, target: str, kernel: Kernel, *, changes: bool, jobs: int) 
     folder = cache_dir() / "selftests" / f"{target.replace('/', '-')}-{about.hexdigest()[:16]}"
     what = f"building the selftests {target}"
     if not changes:
-        ensure(folder, lambda staging: _make_once(tree, target, kernel, staging, jobs), what=what)
+        headers = _headers(tree, jobs) if not folder.exists() else folder
+        ensure(folder, lambda staging: _make_once(tree, target, kernel, staging, headers, jobs), what=what)
     else:
         with exclusive(f"selftests-{folder.name}", what=what, seconds=_BUILD_SECONDS):
             folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(folder / "installed", ignore_errors=True)
-            _make(tree, target, kernel, folder / "objects", folder / "installed", jobs)
+            _run([*_make(folder / "objects", target, jobs), "-C", tree, "headers"], tree, "")
+            _install(tree, target, kernel, folder / "objects", folder / "installed", jobs)
     return installed(folder / "installed", target, top / target)
 
 
-def _make_once(tree: Path, target: str, kernel: Kernel, staging: Path, jobs: int) -> None:
-    _make(tree, target, kernel, staging / "objects", staging / "installed", jobs)
-    shutil.rmtree(staging / "objects")
+# The kernel's headers for programs are the same for all targets of a tree that nobody edits.
+def _headers(tree: Path, jobs: int) -> Path:
+    digest = hashlib.sha256(f"{tree.resolve()} {toolset.get().id} {_CC}".encode()).hexdigest()[:16]
+
+    def make(staging: Path) -> None:
+        _run([*_make(staging, _OWN_COMPILER[0], jobs), "-C", tree, "headers"], tree, "")
+
+    return ensure(cache_dir() / "selftests" / f"headers-{digest}", make, what="making the kernel's headers")
 
 
-def _make(tree: Path, target: str, kernel: Kernel, objects: Path, installed: Path, jobs: int) -> None:
+def _make_once(tree: Path, target: str, kernel: Kernel, staging: Path, headers: Path, jobs: int) -> None:
+    objects = staging / "objects"
+    objects.mkdir()
+    (objects / "usr").symlink_to(headers / "usr")
+    _install(tree, target, kernel, objects, staging / "installed", jobs)
+    shutil.rmtree(objects)
+
+
+def _install(tree: Path, target: str, kernel: Kernel, objects: Path, installed: Path, jobs: int) -> None:
     if shutil.which("rsync") is None:
         raise HarnessError("rsync is not installed, and the selftests' install wants it", hint="apt-get install rsync")
-    common: list[str | Path] = [toolset.get().make, "-s", f"-j{jobs}", f"O={objects}", *_compilers(objects)]
-    _run([*common, "-C", tree, "headers"], tree, "")
     words = [f"TARGETS={target}", "SKIP_TARGETS=", "FORCE_TARGETS=1", f"KSFT_INSTALL_PATH={installed}"]
     if kernel.btf is not None:
         words += [f"VMLINUX_BTF={kernel.btf}", f"BPFTOOL={source.kit(kernel).bpftool}"]
-    _run([*common, "-C", tree / _PLACE, *words, "install"], tree, f"{_PLACE}/{target}")
+    _run([*_make(objects, target, jobs), "-C", tree / _PLACE, *words, "install"], tree, f"{_PLACE}/{target}")
 
 
-def _compilers(objects: Path) -> list[str]:
+def _make(objects: Path, target: str, jobs: int) -> list[str | Path]:
+    return [toolset.get().make, "-s", f"-j{jobs}", f"O={objects}", *_compilers(objects, target)]
+
+
+def _compilers(objects: Path, target: str) -> list[str]:
     tools = toolset.get()
+    if target not in _OWN_COMPILER and shutil.which("gcc"):
+        return [f"CLANG={tools.clang}"]
     folder = objects / "bin-kernloop"
     folder.mkdir(parents=True, exist_ok=True)
     cc = folder / "cc"
@@ -139,6 +175,13 @@ def _run(argv: list[str | Path], tree: Path, inside: str) -> None:
     errors = compiler.errors(found)
     if errors:
         first = errors[0]
+        for one in errors:
+            header = one.message.lstrip("'").partition(".h")[0] + ".h"
+            if header in _PACKAGES:
+                raise HarnessError(
+                    f"{one.file} wants {header}, which is not on this machine",
+                    hint=f"apt-get install {_PACKAGES[header]}",
+                )
         where = f"{first.file}:{first.line}: " if first.file else ""
         raise NotBuilt(found, where + first.message, text)
     # make's own last line names only the target; what went wrong stands before it.
