@@ -33,7 +33,18 @@ from kernloop.kernel.tree import SourceTree, building, open_tree
 from kernloop.report import compiler
 from kernloop.report.compiler import Diagnostic
 
-__all__ = ["BuildFailed", "BuildFolder", "BuildRequest", "Built", "build", "command", "folder_of", "opened"]
+__all__ = [
+    "BuildFailed",
+    "BuildFolder",
+    "BuildRequest",
+    "Built",
+    "build",
+    "command",
+    "diagnose",
+    "folder_of",
+    "identity",
+    "opened",
+]
 
 _SECONDS = 4 * 3600.0
 _LOG = "build.log"
@@ -172,9 +183,7 @@ def build(request: BuildRequest) -> Built:
         tree = folder.tree.path
         # First: what is edited while make runs is then seen the next time.
         before = changes.survey(tree, folder.path, ARCHES[request.arch].folder)
-        recipe = changes.recipe(
-            folder.make, folder.tools.programs, tree if symbols.get("LOCALVERSION_AUTO") == "y" else None
-        )
+        recipe = identity(folder)
         found = changes.changed(folder.path, tree, recipe, before)
         image = folder.path / ARCHES[request.arch].image
         made, rebuild = None, None
@@ -186,7 +195,7 @@ def build(request: BuildRequest) -> Built:
             for stale in depend.overlooked(folder.path, tree, rebuild):
                 stale.unlink()
             made = _make(request, folder, symbols, None if rebuild.everything else len(rebuild.objects))
-            diagnostics, new = _diagnose(folder, made)
+            diagnostics, new = diagnose(folder, made)
             config.settled(folder.path)
             changes.remember(folder.path, tree, before, recipe)
         kept = None
@@ -196,6 +205,12 @@ def build(request: BuildRequest) -> Built:
                 folder.tree.remember(folder.path)
         steps = made.steps if made else ()
         return Built(kept, image, folder.path, folder.log, steps, rebuild, diagnostics, new, configured)
+
+
+def identity(folder: BuildFolder) -> str:
+    """What decides about what is built in `folder` beside the tree and .config (kernel.changes)."""
+    named = config.values(folder.path / ".config").get("LOCALVERSION_AUTO") == "y"
+    return changes.recipe(folder.make, folder.tools.programs, folder.tree.path if named else None)
 
 
 def _make(request: BuildRequest, folder: BuildFolder, symbols: dict[str, str], objects: int | None) -> Made:
@@ -218,7 +233,8 @@ def _make(request: BuildRequest, folder: BuildFolder, symbols: dict[str, str], o
     )
 
 
-def _diagnose(folder: BuildFolder, made: Made) -> tuple[tuple[Diagnostic, ...], tuple[Diagnostic, ...]]:
+def diagnose(folder: BuildFolder, made: Made) -> tuple[tuple[Diagnostic, ...], tuple[Diagnostic, ...]]:
+    """What the log of `made` says: all, and what the build before did not say. Raises BuildFailed, HarnessError."""
     text = folder.log.read_text(errors="replace") if folder.log.exists() else ""
     said = compiler.parse(text.splitlines(), tree=str(folder.tree.path))
     found = compiler.with_functions(said, lambda file: _lines(folder.tree.path / file))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from posixpath import normpath
 
-__all__ = ["Cause", "Rebuild", "config", "inputs", "overlooked", "will_rebuild"]
+__all__ = ["Cause", "Rebuild", "config", "inputs", "modules", "overlooked", "will_rebuild"]
 
 # Sources of the host programs that objects are made with; their own .cmd files name sources without a folder.
 _OBJTOOL = ("tools/objtool/", "tools/lib/", "tools/include/", "tools/arch/", "tools/build/", "tools/scripts/")
@@ -92,12 +92,12 @@ def will_rebuild(
             found.setdefault(words[word], set()).add(target)
     objects = {target for targets in found.values() for target in targets if target.endswith(".o")}
     causes = [Cause(what, tuple(sorted(targets))) for what, targets in found.items()]
-    modules = _modules(folder)
+    module_of = modules(folder)
     return Rebuild(
         tuple(sorted(objects)),
         tuple(sorted(causes, key=lambda cause: (-len(cause.objects), cause.what))),
-        tuple(sorted({modules[name] for name in objects if name in modules})),
-        links=any(name not in modules and not name.startswith(("scripts/", "tools/")) for name in objects),
+        tuple(sorted({module_of[name] for name in objects if name in module_of})),
+        links=any(name not in module_of and not name.startswith(("scripts/", "tools/")) for name in objects),
         everything=everything,
         unknown=tuple(sorted(set(files) - found.keys())),
     )
@@ -162,8 +162,8 @@ def _spelled(folder: Path, tree: Path, name: str) -> set[bytes]:
     return {os.fsencode(one) for one in spelled}
 
 
-# The module of each object that is part of one; NAME.mod lists its objects (scripts/Makefile.build).
-def _modules(folder: Path) -> dict[str, str]:
+def modules(folder: Path) -> dict[str, str]:
+    """The module (.ko) of each object that is part of one; NAME.mod lists its objects (scripts/Makefile.build)."""
     found = {}
     try:
         order = (folder / "modules.order").read_text().split()

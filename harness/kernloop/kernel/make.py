@@ -8,19 +8,20 @@ A build that is killed leaves half-written objects that look newer than their so
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernloop.errors import HarnessError
 from kernloop.host import owned, process, progress
 
-__all__ = ["Made", "make", "repair", "under_way"]
+__all__ = ["Made", "make", "repair", "under_way", "unfinished"]
 
 _STEP = re.compile(r"^  (?P<what>[A-Z][A-Z0-9_]*) +(?:\[[A-Z]\] +)?(?P<target>\S+)")
 _MARK = "under-way"
@@ -95,6 +96,15 @@ def make(
         # make itself was not killed: it has removed what was half done (.DELETE_ON_ERROR).
         (notes / _MARK).unlink(missing_ok=True)
     return Made(status, tuple(told.steps), time.monotonic() - begun, log)
+
+
+@contextlib.contextmanager
+def unfinished(folder: Path) -> Iterator[None]:
+    """Whoever writes objects without make does it in this: what ends it in the middle is a make that was killed."""
+    mark = folder / "kernloop" / _MARK
+    mark.touch()
+    yield
+    mark.unlink()
 
 
 def under_way(folder: Path) -> bool:

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One module of a tree, or of a folder outside it, built alone: the .ko files in the order of loading.
+
+When only sources of modules changed since the last build, they are made by its saved commands (kernel.savedcmd), a
+second's work. Otherwise make does it: for a module of the tree the whole build, since the kernel that the module is
+loaded into must be that of the tree. A folder outside the tree is built into the cache: it stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kernloop.errors import HarnessError, SubjectError, UsageError
+from kernloop.host import progress
+from kernloop.host.paths import cache_dir
+from kernloop.kernel import changes, config, depend, savedcmd
+from kernloop.kernel import kernel as kernels
+from kernloop.kernel.build import BuildFolder, BuildRequest, Built, build, diagnose, identity, opened
+from kernloop.kernel.kernel import Kernel
+from kernloop.kernel.make import Made, make, repair, under_way, unfinished
+from kernloop.kernel.tree import SourceTree
+from kernloop.report.compiler import Diagnostic
+
+__all__ = ["BuiltModules", "Module", "build_modules", "read_module"]
+
+
+@dataclass(frozen=True)
+class Module:
+    """A .ko file. `name` as the kernel has it (underscores), `depends` modules that must be there before."""
+
+    name: str
+    path: Path
+    vermagic: str
+    depends: tuple[str, ...]
+    build_id: str
+
+
+@dataclass(frozen=True)
+class BuiltModules:
+    """`modules` in the order of loading, with those that `wanted` (names) need. `quick`: without make."""
+
+    kernel: Kernel
+    modules: tuple[Module, ...]
+    wanted: tuple[str, ...]
+    steps: tuple[str, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    new: tuple[Diagnostic, ...]
+    quick: bool
+    seconds: float
+
+
+def build_modules(request: BuildRequest, what: str) -> BuiltModules:
+    """Build `what`: a folder or module of the tree (`fs/ext4`, `drivers/block/loop`), or a folder outside it.
+
+    Raises BuildFailed, SubjectError when the configuration makes no module of it, UsageError, HarnessError.
+    """
+    begun = time.monotonic()
+    outside = Path(what).expanduser()
+    inside = request.tree.expanduser() / what
+    if inside.is_dir() or inside.with_suffix(".c").exists() or what.endswith(".ko"):
+        found = _in_tree(request, re.sub(r"(/|\.ko)$", "", what))
+    elif outside.is_dir():
+        found = _outside(request, outside.resolve())
+    else:
+        raise UsageError(f"{what} is no folder of the tree, and none of this machine", hint="as in --module fs/ext4")
+    return replace(found, seconds=round(time.monotonic() - begun, 3))
+
+
+def read_module(path: Path) -> Module:
+    """What the .modinfo of a module says. Raises SubjectError for what is none."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    from kernloop.kernel.notes import build_id_of_notes
+
+    try:
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            info, notes = (elf.get_section_by_name(name) for name in (".modinfo", ".note.gnu.build-id"))
+            words = info.data().split(b"\0") if info else []
+            build_id = build_id_of_notes(notes.data()) if notes else ""
+    except (OSError, ELFError) as error:
+        raise SubjectError(f"{path} is no module: {error}", hint="give the .ko of a build") from None
+    said = dict(word.decode(errors="replace").partition("=")[::2] for word in words)
+    name = said.get("name", path.name.partition(".ko")[0])
+    depends = tuple(need.replace("-", "_") for need in said.get("depends", "").split(",") if need)
+    return Module(name.replace("-", "_"), path, said.get("vermagic", ""), depends, build_id)
+
+
+def _in_tree(request: BuildRequest, what: str) -> BuiltModules:
+    with opened(request) as folder:
+        found = _resaved(request, folder)
+    if found is None:
+        found = _of_build(build(request))
+    made = _made(folder.path)
+    wanted = [path for path in made if path == what or path.startswith(f"{what}/")]
+    if not wanted:
+        raise _none(folder, what)
+    return _with_modules(found, folder.path, [folder.path / f"{path}.ko" for path in wanted])
+
+
+# Without make; None when make must do it.
+def _resaved(request: BuildRequest, folder: BuildFolder) -> BuiltModules | None:
+    configured = config.configure(folder.path, folder.make, request.wish)
+    kernel = _kept(folder)
+    tree, recipe = folder.tree.path, identity(folder)
+    before = changes.survey(tree, folder.path)
+    found = changes.changed(folder.path, tree, recipe, before)
+    if configured or kernel is None or not found.built:
+        return None
+    if found.nothing:
+        return BuiltModules(kernel, (), (), (), (), (), True, 0)
+    made = _again(folder, folder, found, _jobs(request))
+    if made is None:
+        return None
+    diagnostics, new = diagnose(folder, made)
+    changes.remember(folder.path, tree, before, recipe)
+    return BuiltModules(kernel, (), (), made.steps, diagnostics, new, True, 0)
+
+
+def _outside(request: BuildRequest, source: Path) -> BuiltModules:
+    if not any((source / name).exists() for name in ("Kbuild", "Makefile")):
+        raise UsageError(f"{source} has no Kbuild and no Makefile", hint="one line is enough: obj-m := NAME.o")
+    with opened(request) as folder:
+        current = not config.configure(folder.path, folder.make, request.wish) and _kept(folder) is not None
+        current = current and changes.nothing_changed(folder.path, folder.tree.path, identity(folder))
+    if not current:
+        build(request)
+    with opened(request) as folder:
+        kernel = _kept(folder)
+        if kernel is None:
+            raise HarnessError("the kernel was removed while its module was built", hint="do it again")
+        place = _workplace(folder, source)
+        before = changes.survey(source, place.path)
+        recipe = f"{changes.recipe(place.make, folder.tools.programs)}\nkernel {_state(folder.path)}"
+        found = changes.changed(place.path, source, recipe, before)
+        made: Made | None = Made(0, (), 0.0, place.log)
+        quick = True
+        if not found.nothing:
+            made = _again(place, folder, found, _jobs(request)) if found.built else None
+            quick = made is not None
+            if made is None:
+                made = _make(request, place, source)
+        assert made is not None
+        diagnostics, new = diagnose(place, made)
+        if not found.nothing:
+            changes.remember(place.path, source, before, recipe)
+        result = BuiltModules(kernel, (), (), made.steps, diagnostics, new, quick, 0)
+        return _with_modules(result, folder.path, [place.path / f"{path}.ko" for path in _made(place.path)])
+
+
+# By the saved commands, when nothing but sources of modules changed; None when make must do it.
+def _again(place: BuildFolder, kernel: BuildFolder, found: changes.Changes, jobs: int) -> Made | None:
+    if found.recipe or found.symbols or found.added or found.removed:
+        return None
+    rebuild = changes.will_rebuild(place.path, place.tree.path, found)
+    own = depend.modules(place.path)
+    # What a call that failed left behind: objects of sources that may be by now as they were.
+    left = {name: own.get(_object(name), "") for name in found.outputs}
+    if rebuild.everything or rebuild.unknown or rebuild.links or not all(left.values()):
+        return None
+    modules = sorted({*rebuild.modules, *left.values()})
+    objects = sorted({*rebuild.objects, *(name for name in left if name in own)})
+    progress.say(f"making {rebuild.summary()}")
+    work = savedcmd.Workplace(
+        place.path, kernel.path, kernel.tree.path, savedcmd.environment(kernel.make, kernel.path), place.log, jobs
+    )
+    begun = time.monotonic()
+    place.log.unlink(missing_ok=True)
+    try:
+        with unfinished(place.path):
+            status = savedcmd.remake(work, modules, objects)
+    except savedcmd.Refused as error:
+        progress.say(f"make must do it: {error}")
+        return None
+    return Made(status, tuple(work.steps), time.monotonic() - begun, place.log)
+
+
+# The object that a file of a build folder belongs to: fs/ext4/ext4.mod.c and fs/ext4/.ext4.ko.cmd to fs/ext4/ext4.o.
+def _object(name: str) -> str:
+    folder, _, file = name.rpartition("/")
+    file = re.sub(r"(\.mod)?(\.[coS]|\.ko)?(\.cmd|\.d)?$", "", file.removeprefix("."))
+    return f"{folder}/{file}.o" if folder else f"{file}.o"
+
+
+# Where a folder outside the tree is built. Since 6.13 make puts objects elsewhere when told (MO=); before, it is given
+# a folder of links.
+def _workplace(folder: BuildFolder, source: Path) -> BuildFolder:
+    name = f"{source.name}-{hashlib.sha256(f'{source} {folder.path}'.encode()).hexdigest()[:10]}"
+    path = folder.tree.home / "outside" / name
+    (path / "kernloop").mkdir(parents=True, exist_ok=True)
+    words = [f"M={source}", f"MO={path}"]
+    if "KBUILD_EXTMOD_OUTPUT" not in (folder.tree.path / "Makefile").read_text():
+        words = [f"M={path}"]
+        for file in (*source.rglob("*.[chS]"), *source.rglob("Kbuild"), *source.rglob("Makefile")):
+            link = path / file.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(file)
+    if under_way(path):
+        repair(path)
+    return BuildFolder(path, SourceTree(source, folder.tree.version), folder.tools, (*folder.make, *words))
+
+
+def _make(request: BuildRequest, place: BuildFolder, source: Path) -> Made:
+    place.log.unlink(missing_ok=True)
+    return make(
+        place.path,
+        [*place.make, f"-j{_jobs(request)}"],
+        ["modules"],
+        seconds=request.seconds,
+        what=f"building {source.name}",
+        log=place.log,
+    )
+
+
+def _jobs(request: BuildRequest) -> int:
+    return request.jobs or len(os.sched_getaffinity(0))
+
+
+# What a module outside the tree is made of beside its own sources: the kernel's headers, symbols and configuration.
+def _state(folder: Path) -> str:
+    state = hashlib.sha256()
+    for name in ("kernloop/tree", "Module.symvers", "include/generated/autoconf.h", "include/config/kernel.release"):
+        state.update((folder / name).read_bytes())
+    return state.hexdigest()
+
+
+def _kept(folder: BuildFolder) -> Kernel | None:
+    name = folder.path / "kernloop/kernel"
+    try:
+        return replace(kernels.load(cache_dir() / "kernels" / name.read_text().strip()), ref=f"tree:{folder.tree.path}")
+    except (OSError, HarnessError):
+        return None
+
+
+def _of_build(built: Built) -> BuiltModules:
+    if built.kernel is None:
+        raise UsageError("guests run kernels for x86_64 only", hint="leave --arch out")
+    return BuiltModules(built.kernel, (), (), built.steps, built.diagnostics, built.new, False, 0)
+
+
+# The modules of a build folder, without suffix, in the order of modules.order.
+def _made(folder: Path) -> list[str]:
+    try:
+        return [line.removesuffix(".o") for line in (folder / "modules.order").read_text().split()]
+    except OSError:
+        return []
+
+
+# With what they need, in the order of loading.
+def _with_modules(found: BuiltModules, folder: Path, wanted: Sequence[Path]) -> BuiltModules:
+    known = {Path(path).name.replace("-", "_"): folder / f"{path}.ko" for path in _made(folder)}
+    known |= {path.stem.replace("-", "_"): path for path in wanted}
+    order: dict[str, Module] = {}
+
+    def add(path: Path) -> None:
+        module = read_module(path)
+        for name in module.depends:
+            if name not in order and name in known:
+                add(known[name])
+        order[module.name] = module
+
+    for path in wanted:
+        add(path)
+    return replace(found, modules=tuple(order.values()), wanted=tuple(path.stem.replace("-", "_") for path in wanted))
+
+
+# Why `what` is no module: the symbol that its Makefile asks.
+def _none(folder: BuildFolder, what: str) -> SubjectError:
+    above, _, name = what.rpartition("/")
+    symbols = config.values(folder.path / ".config")
+    if symbols.get("MODULES") != "y":
+        return SubjectError("the kernel has no modules: CONFIG_MODULES is off", hint="add --fragment modules")
+    for makefile, pattern in ((f"{above}/Makefile", rf"{name}(?:/|\.o)"), (f"{what}/Makefile", r"\S+\.o")):
+        with contextlib.suppress(OSError):
+            text = (folder.tree.path / makefile).read_text()
+            for found in re.finditer(rf"^obj-\$\(CONFIG_(\w+)\)\s*\+?=.*\b{pattern}", text, re.M):
+                value = symbols.get(found[1], "n")
+                return SubjectError(
+                    f"{what} is no module of this kernel: CONFIG_{found[1]} is {value}",
+                    hint=f"add --config {found[1]}=m; kernloop kernel config --why {found[1]} says what it needs",
+                )
+    return SubjectError(f"the build makes no module of {what}", hint="its symbol must be m: --config SYMBOL=m")
