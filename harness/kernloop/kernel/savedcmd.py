@@ -69,8 +69,7 @@ def remake(place: Workplace, modules: Iterable[str], objects: Iterable[str]) -> 
         status = _first(pool.map(lambda name: _again(place, name, "CC [M]"), wanted))
         status = status or _first(pool.map(lambda name: _again(place, name, "LD [M]"), composed))
         status = status or _modpost(place, stems)
-        status = status or _first(pool.map(partial(_finish, place), stems))
-    return status
+        return status or _first(pool.map(partial(_finish, place), stems))
 
 
 def _first(results: Iterable[int]) -> int:
