@@ -9,6 +9,7 @@ be killed at any moment and resumed. Its worktree and the build's objects lie in
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def remember(path: Path) -> Request:
 def execute(what: Plan, record: Run, say: Callable[[str], None]) -> Finding:
     """Search, or go on with it. Raises Refused, and HarnessError for what can be cured and resumed."""
     common = what.repository.common
-    with kept(record, what.repository.root, common) as scratch:
+    with closing(what.repository), kept(record, what.repository.root, common) as scratch:
         tree = worktree(scratch, common)
         tree.prepare(what.request.bad)
         journal = Journal(record.path / JOURNAL)

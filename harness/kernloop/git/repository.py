@@ -86,6 +86,10 @@ class Repository:
             found.update(dict.fromkeys(base for base in out.split() if base != good))
         return tuple(found)
 
+    def close(self) -> None:
+        """End the process that GitPython reads commits from."""
+        self._repo.close()
+
     @property
     def _shallow(self) -> bool:
         return (self.common / "shallow").exists()

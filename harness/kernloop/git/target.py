@@ -33,18 +33,14 @@ class Target:
 
     @classmethod
     def remembered(cls, value: Mapping[str, Any]) -> Target:
-        """What spec.json has of one."""
-        known = {field.name: value[field.name] for field in fields(cls)}
-        return cls(
-            **{
-                **known,
-                "fragments": tuple(known["fragments"]),
-                "settings": tuple((name, setting) for name, setting in known["settings"]),
-                "base": Path(known["base"]) if known["base"] else None,
-                "files": tuple(map(Path, known["files"])),
-                "append": tuple(known["append"]),
-            }
-        )
+        """What spec.json has of one; what an older kernloop did not write there is as by default."""
+        known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
+        for name in ("fragments", "append"):
+            known[name] = tuple(known.get(name, ()))
+        known["settings"] = tuple((name, setting) for name, setting in known.get("settings", ()))
+        known["files"] = tuple(map(Path, known.get("files", ())))
+        known["base"] = Path(known["base"]) if known.get("base") else None
+        return cls(**known)
 
     def check(self) -> None:
         """Raise UsageError for what no guest can be given."""

@@ -20,8 +20,9 @@ __all__ = ["Worktree"]
 
 # The largest trees have 100,000 files.
 _SECONDS = 900
-# The user's hooks are not for us, and a collection of garbage in the midst would take minutes.
-_QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "advice.detachedHead=false")
+# No hooks of the user, no collection of garbage in the midst, no daemon that would outlive us.
+_SET = ("core.hooksPath=/dev/null", "gc.auto=0", "core.fsmonitor=false", "advice.detachedHead=false")
+_QUIET = tuple(word for setting in _SET for word in ("-c", setting))
 
 
 class Worktree:
