@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kernloop.errors import UsageError
 from kernloop.git import conflicts
 from kernloop.git.conflicts import Commit, ConflictReport
+from kernloop.git.regions import regions
 from repos import Repo, numbered
 
 
@@ -61,6 +62,18 @@ def test_in_a_rebase_ours_is_the_upstream_and_theirs_ones_own_commit(repo: Repo)
     )  # fmt: skip
     assert (subjects(one.ours), subjects(one.theirs)) == (["m: Change 20"], ["t: Change 20"])
     assert report.next.endswith("git rebase --continue")
+
+
+def test_with_the_other_backend_of_rebase_it_is_the_same(repo: Repo) -> None:
+    repo.git("checkout", "-q", "topic")
+    repo.run("rebase", "--apply", "main")
+    report = explain(repo)
+    [one] = report.files[0].regions
+    assert (report.operation, subjects(one.ours), subjects(one.theirs)) == (
+        "rebase",
+        ["m: Change 20"],
+        ["t: Change 20"],
+    )
 
 
 def test_in_a_merge_each_side_is_looked_up_in_its_own_branch(repo: Repo) -> None:
@@ -195,5 +208,5 @@ MARKS = st.sampled_from(["<<<<<<< a", "||||||| b", "=======", ">>>>>>> c", "x", 
 
 @given(st.lists(MARKS, max_size=20))
 def test_no_text_between_markers_raises(lines: list[str]) -> None:
-    for region in conflicts.regions("\n".join(lines)):
+    for region in regions("\n".join(lines)):
         assert lines[region.line - 1].startswith("<<<<<<<")

@@ -125,6 +125,18 @@ def test_a_file_that_was_moved_is_named(repo: Repo, tmp_path: Path) -> None:
     assert "kernel/a.c is not there; files of its name: lib/a.c" in done.notes
 
 
+def test_a_change_follows_a_file_that_was_moved_since(repo: Repo) -> None:
+    """The trial has only the files that the patch names, and git finds the new place all the same."""
+    data = series(repo)
+    repo.write("kernel/b.c", "nothing like it\n")
+    repo.git("mv", "kernel/a.c", "moved.c")
+    repo.commit("move")
+    done = patch.apply(repo.path, data)
+    assert (done.state, done.files) == ("applied", ("kernel/n.c", "moved.c"))
+    assert "git took for the patch's files, moved: moved.c; see that they are" in done.notes
+    assert "line20x" in repo.read("moved.c") and repo.git("status", "--porcelain") == ""
+
+
 def test_a_cover_letter_and_replies_are_left_out(repo: Repo) -> None:
     done = patch.apply(repo.path, series(repo, "--cover-letter"))
     assert [fate.state for fate in done.messages] == ["no-diff", "applied", "applied"]

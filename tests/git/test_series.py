@@ -168,7 +168,7 @@ def test_a_tree_that_cannot_be_configured_is_told_as_such(repo: Repo) -> None:
 def test_a_full_disk_and_a_killed_compiler_are_not_the_series_fault(tmp_path: Path) -> None:
     for said, words in (
         ("echo 'No space left on device'", "disk is full"),
-        ("echo 'Killed signal terminated program cc1'", "memory"),
+        ("echo 'Killed signal terminated program cc1'", "Killed"),
     ):
         (tmp_path / "Makefile").write_text(f"all defconfig:\n\t@{said} >&2; false\n")
         build = objects.MakeBuilder(tmp_path / "o", lambda tree, folder: ("make", "-C", str(tree)))

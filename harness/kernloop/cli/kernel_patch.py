@@ -15,7 +15,7 @@ from kernloop.errors import HarnessError, UsageError
 from kernloop.verdict import Verdict
 
 if TYPE_CHECKING:
-    from kernloop.git.patch import PatchResult
+    from kernloop.git.ready import PatchResult
     from kernloop.git.rejects import HunkReport
 
 __all__ = ["patch"]

@@ -6,20 +6,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
 
 from kernloop.errors import HarnessError, UsageError
 from kernloop.git.command import git, git_path, operation, text
+from kernloop.git.regions import Region, place, regions
 
 __all__ = [
     "Commit",
     "ConflictReport",
     "ConflictedFile",
-    "Region",
     "RegionReport",
     "explain",
-    "regions",
     "unmerged",
 ]
 
@@ -33,16 +31,6 @@ _KINDS = {
     "3": "only theirs has it",
 }
 _SLOW = 60.0
-
-
-@dataclass(frozen=True)
-class Region:
-    """One conflict: `line` of the marker in the file, and each side's lines; `base` is None without diff3's part."""
-
-    line: int
-    ours: tuple[str, ...]
-    theirs: tuple[str, ...]
-    base: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,30 +82,6 @@ class _Standing:
     # The commits whose sides meet; theirs and base are "" where git has no commit for them.
     theirs_commit: str
     base_commit: str
-
-
-def regions(content: str) -> tuple[Region, ...]:
-    """The conflicts between markers in `content`. Never raises; what is not closed is no conflict."""
-    found: list[Region] = []
-    part = ""
-    start = 0
-    sides: dict[str, list[str]] = {}
-    for number, line in enumerate(content.split("\n"), 1):
-        mark = line[:7]
-        whole = len(line) == 7 or line[7:8] in (" ", "\r")
-        if mark == "<<<<<<<" and whole:
-            part, start, sides = "ours", number, {"ours": [], "theirs": []}
-        elif part == "ours" and mark == "|||||||" and whole:
-            part, sides["base"] = "base", []
-        elif part in ("ours", "base") and line.rstrip("\r") == "=======":
-            part = "theirs"
-        elif part == "theirs" and mark == ">>>>>>>" and whole:
-            base = tuple(sides["base"]) if "base" in sides else None
-            found.append(Region(start, tuple(sides["ours"]), tuple(sides["theirs"]), base))
-            part = ""
-        elif part:
-            sides[part].append(line)
-    return tuple(found)
 
 
 def unmerged(tree: Path, *, resolved: bool = False) -> list[tuple[str, dict[str, str]]]:
@@ -216,40 +180,18 @@ def _regions(tree: Path, standing: _Standing, path: str, stages: dict[str, str])
     ours, theirs = (sides[stage].decode(errors="replace").split("\n") for stage in ("2", "3"))
     reports = []
     for index, region in enumerate(found):
-        at = _place(found, index, done.stdout, ours, "ours")
+        at = place(found, index, done.stdout, ours, "ours")
         of_ours = _touched(tree, standing.base_commit, "HEAD", path, at, len(region.ours))
         if not standing.theirs_commit:
             of_theirs = [commit] if (commit := _of_am(tree)) else []
         elif standing.operation == "merge":
-            at = _place(found, index, done.stdout, theirs, "theirs")
+            at = place(found, index, done.stdout, theirs, "theirs")
             end = standing.theirs_commit
             of_theirs = _touched(tree, standing.base_commit, end, path, at, len(region.theirs))
         else:
             of_theirs = [_commit(tree, standing.theirs_commit)]
         reports.append(RegionReport(region, tuple(of_ours), tuple(of_theirs)))
     return tuple(reports)
-
-
-# The line, from 0, at which a side has its part of a conflict: the merged text with that side taken, aligned with it.
-def _place(found: tuple[Region, ...], index: int, merged: str, side: list[str], which: str) -> int:
-    lines = merged.split("\n")
-    taken: list[str] = []
-    at = wanted = 0
-    for number, region in enumerate(found):
-        taken += lines[at : region.line - 1]
-        if number == index:
-            wanted = len(taken)
-        part = region.ours if which == "ours" else region.theirs
-        taken += part
-        base = region.base or ()
-        at = region.line - 1 + 3 + len(region.ours) + len(region.theirs) + len(base) + (region.base is not None)
-    taken += lines[at:]
-    for block in SequenceMatcher(None, taken, side).get_matching_blocks():
-        if block.a <= wanted < block.a + block.size:
-            return block.b + wanted - block.a
-        if block.a > wanted:
-            return max(block.b - (block.a - wanted), 0)
-    return min(wanted, len(side))
 
 
 # The commits of base..end that lines at `at` (from 0) come from; for lines that are gone, those that touched the place.

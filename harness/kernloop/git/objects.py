@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernloop.errors import HarnessError
@@ -20,8 +20,6 @@ __all__ = ["Builder", "Built", "MakeBuilder", "News", "enabling", "parse"]
 _SECONDS = 3600.0
 _STEP = re.compile(r"^ +(?:CC|AS|LD) +(?:\[M\] +)?(\S+\.o)$", re.M)
 _FAILED = re.compile(r"^make[^\n]*\*\*\* \[(?:[^\]\n]*: )?([^\]\n:]+\.o)\] Error", re.M)
-_NO_RULE = re.compile(r"No rule to make target '([^'\n]+\.o)'")
-_OUT_OF_MEMORY = re.compile(r"Killed signal terminated program|virtual memory exhausted|cannot allocate memory", re.I)
 
 
 @dataclass(frozen=True)
@@ -60,22 +58,22 @@ class MakeBuilder:
         said = done.stdout + done.stderr
         if process.disk_full(said):
             raise HarnessError("the disk is full: nothing was learnt of the series", hint="free some space")
-        if _OUT_OF_MEMORY.search(said):
-            raise HarnessError("the compiler ran out of memory", hint="give the machine more, or end what uses it")
-        return parse(tree, self._folder, done.status, said)
+        built = parse(tree, self._folder, done.status, said)
+        if fault := next((one for one in built.diagnostics if one.fault == "machine"), None):
+            raise HarnessError(f"make: {fault.message}", hint="nothing was learnt of the series: cure it, try again")
+        return built
 
 
 def parse(tree: Path, folder: Path, status: int, said: str) -> Built:
     """What make and the compiler printed, read."""
-    found = tuple(_placed(tree, folder, one) for one in compiler.parse(said.splitlines()))
-    unknown = tuple(dict.fromkeys(_NO_RULE.findall(said)))
+    found = [_placed(tree, folder, one) for one in compiler.parse(said.splitlines(), tree=str(tree))]
+    unknown = tuple(one.symbol for one in found if one.kind == "no-rule" and one.symbol.endswith(".o"))
     return Built(
         status == 0,
         tuple(dict.fromkeys(_STEP.findall(said))),
         tuple(target for target in dict.fromkeys(_FAILED.findall(said)) if target not in unknown),
         unknown,
-        # Several objects that include one header say the same of it.
-        tuple({(one.file, one.line, one.column, one.message): one for one in found}.values()),
+        tuple(one for one in found if one.kind != "no-rule" or one.symbol not in unknown),
         tuple(line for line in said.splitlines() if line.strip())[-5:],
     )
 
@@ -89,7 +87,7 @@ class News:
     def of(self, built: Built) -> list[Diagnostic]:
         now: dict[str, list[Diagnostic]] = {}
         # What a compiler warns of after an error is the error's.
-        broken = {one.file for one in built.diagnostics if one.severity in ("error", "fatal error")}
+        broken = {one.file for one in built.diagnostics if one.is_error}
         for one in built.diagnostics:
             if one.severity == "warning" and one.file not in broken:
                 now.setdefault(one.file, []).append(one)
@@ -111,9 +109,9 @@ class News:
 
 # A path as in the tree: make names sources from the build folder, or whole.
 def _placed(tree: Path, folder: Path, one: Diagnostic) -> Diagnostic:
-    path = os.path.normpath(folder / one.file)
+    path = os.path.normpath(folder / one.file) if one.file else ""
     inside = os.path.relpath(path, tree) if path.startswith(f"{tree}/") else one.file
-    return Diagnostic(inside, one.line, one.column, one.severity, one.message, one.source)
+    return replace(one, file=inside)
 
 
 def enabling(tree: Path, target: str) -> str:

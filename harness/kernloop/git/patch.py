@@ -11,39 +11,20 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from kernloop.errors import HarnessError, UsageError
 from kernloop.git import checks, landed, mail, paths, stage
 from kernloop.git.checks import Finding
-from kernloop.git.command import git, operation, text, top
+from kernloop.git.command import git, text, top
 from kernloop.git.landed import FileState, Record
 from kernloop.git.mail import Message
+from kernloop.git.ready import PatchResult, ready, some
 from kernloop.git.scratch import worktree
-from kernloop.git.stage import Fate, Reject, Staged
+from kernloop.git.stage import Reject, Staged
+from kernloop.git.undo import undo
 
 __all__ = ["PatchResult", "apply", "undo"]
-
-_MOST = 10
-
-
-@dataclass(frozen=True)
-class PatchResult:
-    """`state`: applied, already-applied, would-apply, rejected, undone, nothing. `mode`: commits or files."""
-
-    tree: Path
-    state: str
-    mode: str
-    summary: str
-    next: str = ""
-    old: str = ""
-    new: str = ""
-    messages: tuple[Fate, ...] = ()
-    files: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    notes: tuple[str, ...] = ()
-    reject: Reject | None = None
 
 
 def apply(tree: Path, data: bytes, *, allow_dirty: bool = False, check: bool = False) -> PatchResult:
@@ -53,7 +34,7 @@ def apply(tree: Path, data: bytes, *, allow_dirty: bool = False, check: bool = F
     """
     root = top(tree)
     tree = tree.resolve()
-    dirty = _ready(tree, allow_dirty) if root else set()
+    dirty = ready(tree, allow_dirty) if root else set()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         messages = mail.read(data, folder)
@@ -62,39 +43,6 @@ def apply(tree: Path, data: bytes, *, allow_dirty: bool = False, check: bool = F
         if root is None:
             return work.in_plain_tree()
         return work.as_commits() if messages[0].mail else work.as_diff()
-
-
-def undo(tree: Path, *, allow_dirty: bool = False) -> PatchResult:
-    """Take back what the last `apply` did to `tree`. Raises UsageError when that is not exactly possible any more."""
-    root = top(tree)
-    tree = tree.resolve()
-    record = landed.last(tree)
-    if record is None:
-        raise UsageError(f"no patch of kernloop's is applied in {tree}", hint="git log, git reflog show what was done")
-    if record.new:
-        if root is None:
-            raise UsageError(f"{tree} was a repository and is none now", hint="nothing can be taken back")
-        return _undo_commits(record, _ready(tree, allow_dirty))
-    return _undo_files(record)
-
-
-# Raises unless `tree` can take a patch; what is changed in it.
-def _ready(tree: Path, allow_dirty: bool) -> set[str]:
-    if git(tree, "rev-parse", "--verify", "--quiet", "HEAD", check=False).status != 0:
-        raise UsageError(f"{tree} has no commit yet", hint="git add -A; git commit")
-    if under_way := operation(tree):
-        raise UsageError(
-            f"a git {under_way} stands still in {tree}",
-            hint="git bisect reset" if under_way == "bisect" else f"git {under_way} --continue, or --abort",
-        )
-    entries = git(tree, "diff", "--name-only", "--no-renames", "-z", "HEAD").stdout.split("\0")
-    dirty = {entry for entry in entries if entry}
-    if dirty and not allow_dirty:
-        raise UsageError(
-            f"{tree} has changes that are not committed: {_some(sorted(dirty))}",
-            hint="git commit or git stash them; --allow-dirty leaves them alone where the patch does not touch them",
-        )
-    return dirty
 
 
 def _names(tree: Path, messages: Sequence[Message]) -> None:
@@ -106,10 +54,6 @@ def _names(tree: Path, messages: Sequence[Message]) -> None:
                 raise UsageError(
                     f"the patch names {name}, which goes through the link {link}", hint="do not apply it: read it first"
                 )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST]) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")
 
 
 class _Work:
@@ -201,12 +145,12 @@ class _Work:
     def _in_the_way(self, names: Sequence[str] | dict[str, str], created: Sequence[str]) -> None:
         if touched := sorted(self.dirty.intersection(names)):
             raise UsageError(
-                f"the patch touches files with changes that are not committed: {_some(touched)}",
+                f"the patch touches files with changes that are not committed: {some(touched)}",
                 hint="git commit or git stash these first",
             )
         if there := [name for name in created if os.path.lexists(self.tree / name)]:
             raise UsageError(
-                f"the patch creates files that are there and not git's: {_some(there)}", hint="move them away first"
+                f"the patch creates files that are there and not git's: {some(there)}", hint="move them away first"
             )
 
     # HEAD to `new`, which is ahead of it; git refuses if the user has moved it or changed a file meanwhile.
@@ -222,7 +166,7 @@ class _Work:
         self, staged: Staged, states: dict[str, tuple[FileState, FileState]], findings: tuple[Finding, ...]
     ) -> PatchResult:
         if not self.check:
-            subject = self.messages[0].subject or f"a diff of {_some(list(states))}"
+            subject = self.messages[0].subject or f"a diff of {some(list(states))}"
             files = tuple((name, was.digest, is_.digest) for name, (was, is_) in states.items())
             before = {name: was for name, (was, _) in states.items()}
             record = landed.keep(Record(self.tree, subject, files=files), before)
@@ -241,6 +185,9 @@ class _Work:
     ) -> PatchResult:
         merged = [str(fate.number) for fate in staged.fates if fate.merged]
         notes = [*self.notes]
+        # A merge knows of the old version only the patch's own files: what is like them may be another one.
+        if elsewhere := [name for name in files if name not in self._touched()]:
+            notes.append(f"git took for the patch's files, moved: {some(elsewhere)}; see that they are")
         if merged and mode == "commits":
             notes.append(
                 f"merged three-way, for their places had changed: message {', '.join(merged)}; read the result"
@@ -308,49 +255,3 @@ def _cure(reject: Reject) -> str:
     if "file-missing" in states:
         return "the file is elsewhere or not yet there: is this the tree that the patch is for?"
     return "change the hunks named to what the file has at these lines, or find the commit that the patch was made for"
-
-
-def _undo_commits(record: Record, dirty: set[str]) -> PatchResult:
-    tree, old, new = record.tree, record.old, record.new
-    head = text(tree, "rev-parse", "HEAD")
-    if head == old:
-        landed.forget(record)
-        return PatchResult(tree, "nothing", "commits", f"it was taken back already: {record.subject}", "", head, head)
-    ref = git(tree, "symbolic-ref", "-q", "HEAD", check=False).stdout.strip()
-    if head != new or ref != record.ref:
-        what = f"HEAD has moved since, to {head[:12]}" if head != new else "another branch is checked out now"
-        raise UsageError(
-            f"{what}; the patch ended at {new[:12]} ({record.subject})",
-            hint=f"git rebase --onto {old[:12]} {new[:12]} drops its commits from below yours; "
-            f"git revert {old[:12]}..{new[:12]} takes them back by new ones",
-        )
-    files = text(tree, "diff", "--name-only", "--no-renames", "-z", old, new).split("\0")
-    if changed := sorted(dirty.intersection(files)):
-        raise UsageError(
-            f"files of the patch were changed since: {_some(changed)}", hint="git stash or git commit these"
-        )
-    # Unlike reset --keep this leaves alone what is staged in other files (git-read-tree(1), two tree merge).
-    git(tree, "read-tree", "-m", "-u", new, old, hint="nothing was taken back")
-    git(tree, "update-ref", "-m", "kernloop kernel patch --undo", "HEAD", old, new)
-    landed.forget(record)
-    return PatchResult(tree, "undone", "commits", f"taken back: {record.subject}", "", new, old, files=tuple(files))
-
-
-def _undo_files(record: Record) -> PatchResult:
-    todo, changed = [], []
-    for index, (name, before, after) in enumerate(record.files):
-        now = landed.look(record.tree / name).digest
-        if now == after:
-            todo.append(index)
-        elif now != before:
-            changed.append(name)
-    if changed:
-        raise UsageError(
-            f"files of the patch were changed since: {_some(changed)}",
-            hint=f"what they were before the patch lies in {record.folder}",
-        )
-    landed.restore(record, todo)
-    landed.forget(record)
-    state, word = ("undone", "taken back") if todo else ("nothing", "it was taken back already")
-    names = tuple(record.files[index][0] for index in todo)
-    return PatchResult(record.tree, state, "files", f"{word}: {record.subject}", files=names)

@@ -15,6 +15,7 @@ from kernloop.git.objects import Builder, Built, News
 from kernloop.git.scratch import Worktree, worktree
 from kernloop.git.tags import Problem
 from kernloop.host import owned
+from kernloop.report import compiler
 
 __all__ = ["CommitReport", "each"]
 
@@ -88,8 +89,8 @@ def _targets(made: Worktree, sources: Sequence[str]) -> list[str]:
 
 
 def _problems(done: Built, broken: set[str], news: News) -> list[Problem]:
-    bad = [one for one in done.diagnostics if one.severity in ("error", "fatal error")]
-    problems = [Problem("error", "build", one.message, one.file, one.line or 0) for one in bad]
+    bad = compiler.errors(done.diagnostics)
+    problems = [Problem("error", "build", one.message, one.file, one.line) for one in bad]
     new = set(done.failed) - broken
     if done.failed and not new:
         problems = [Problem("note", "build", f"{name} does not build at the base either") for name in done.failed]
@@ -97,7 +98,7 @@ def _problems(done: Built, broken: set[str], news: News) -> list[Problem]:
         said = " | ".join(done.tail)
         problems.append(Problem("error", "build", f"make failed: {said}"))
     for one in news.of(done):
-        problems.append(Problem("error", "new-warning", one.message, one.file, one.line or 0))
+        problems.append(Problem("error", "new-warning", one.message, one.file, one.line))
     return problems
 
 

@@ -19,8 +19,8 @@ from git import Repo
 from kernloop.errors import UsageError
 from kernloop.git import conflicts, paths
 from kernloop.git.command import git
-from kernloop.git.conflicts import Region
 from kernloop.git.mail import Message
+from kernloop.git.regions import Region, regions
 from kernloop.git.rejects import HunkReport, explain
 from kernloop.git.scratch import Worktree
 
@@ -147,13 +147,13 @@ def _failed(made: Worktree, message: Message, said: str) -> Reject:
             return data.decode(errors="replace")
 
         hunks = explain(message.diff, read)
-    regions = tuple(
+    found = tuple(
         (name, region)
         for name in dict.fromkeys(path for path, _ in conflicts.unmerged(made.path))
-        for region in conflicts.regions(_text(made.path / name) or "")
+        for region in regions(_text(made.path / name) or "")
     )
     three_way = ""
-    if regions or "CONFLICT" in said:
+    if found or "CONFLICT" in said:
         three_way = "conflict"
     elif "lacks necessary blobs" in said or "lacks the necessary blob" in said or "sha1 information is lacking" in said:
         three_way = "not possible: the repository has no such version of the file"
@@ -161,7 +161,7 @@ def _failed(made: Worktree, message: Message, said: str) -> Reject:
         hunks,
         lambda name: [p for p in made.git("ls-files", "-z", "--", f":(glob)**/{name}").stdout.split("\0") if p][:3],
     )
-    return Reject(message.number, _errors(said), hunks, regions, three_way, notes)
+    return Reject(message.number, _errors(said), hunks, found, three_way, notes)
 
 
 def _errors(said: str) -> str:
