@@ -118,6 +118,7 @@ def execute(
         deadline=request.timeout,
         depth=_DEPTH,
         blamed=driven.blamed,
+        stuck=driven.stuck,
         seconds=stream.seconds,
         times={"build": round(seconds, 3)},
     )
