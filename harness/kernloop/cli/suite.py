@@ -71,6 +71,7 @@ def details(judgement: Judgement) -> dict[str, Any]:
         "running": judgement.running,
         "results": [_result(one) for one in judgement.results],
         "problems": list(judgement.problems),
+        "lacking": list(judgement.lacking),
         "diagnostics": plain(judgement.diagnostics),
     }
 

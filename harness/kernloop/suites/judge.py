@@ -39,7 +39,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The outcome and what it rests on. `running` is the test that was under way when it all ended early."""
+    """The outcome and what it rests on. `running` is the test that was under way when it all ended early, `lacking` are
+    symbols that the tests ask for and the kernel is built without."""
 
     outcome: Outcome
     totals: Totals = field(default_factory=Totals)
@@ -48,6 +49,7 @@ class Judgement:
     problems: tuple[str, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
     tree: tuple[Test, ...] = ()
+    lacking: tuple[str, ...] = ()
 
 
 def judge(
