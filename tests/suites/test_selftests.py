@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_a_targets_own_time_out_holds(tree: Path) -> None:
     (installed / "timers/settings").write_text("# a comment\ntimeout=300\n")
     found = selftests.installed(installed, "timers", tree / PLACE / "timers")
     assert (found.programs, found.names, found.seconds) == (("posix_timers", "x.sh"), (), 300.0)
+
+
+def test_symbols_that_a_target_asks_for_and_the_kernel_lacks_are_known(tree: Path) -> None:
+    installed = tree / "installed"
+    (installed / "timers").mkdir(parents=True)
+    (installed / "timers/config").write_text("CONFIG_NET=y\nCONFIG_RTC=m\n# CONFIG_X is not set\nCONFIG_HZ=100\n")
+    config = tree / "config"
+    config.write_text("CONFIG_NET=m\n")
+    built = Selftests(installed, "timers", (), 45.0)
+    assert built.lacks(replace(KERNEL, config_path=config)) == ("RTC",)
+    assert built.lacks(KERNEL) == ()
 
 
 BUILT = Selftests(Path("/x"), "timers", ("posix_timers", "nanosleep"), 45.0)

@@ -24,6 +24,7 @@ Show = Callable[[str, str], None]
 # Of what a test said the JSON object carries the end; results.json has it whole.
 _SAID = 20
 _ERRORS = 5
+_SHOWN = 100
 
 
 def conclude_suite(
@@ -49,10 +50,18 @@ def conclude_suite(
     value = outcome_json(schema, record.path, outcome, exit_code=code, **details(judgement))
     finish(record, value, tell)
     if as_json:
-        print_json(value)
+        print_json(_shortened(value))
     else:
         _explain(judgement, record)
     return code
+
+
+# A thousand passes are a number; verdict.json has their names.
+def _shortened(value: dict[str, Any]) -> dict[str, Any]:
+    if len(value["results"]) <= _SHOWN:
+        return value
+    told = [one for one in value["results"] if one["status"] != Status.PASS]
+    return {**value, "results": told, "left_out": len(value["results"]) - len(told)}
 
 
 # What an agent needs: who did not pass, and why. Passed tests are names.
@@ -62,6 +71,7 @@ def details(judgement: Judgement) -> dict[str, Any]:
         "running": judgement.running,
         "results": [_result(one) for one in judgement.results],
         "problems": list(judgement.problems),
+        "lacking": list(judgement.lacking),
         "diagnostics": plain(judgement.diagnostics),
     }
 

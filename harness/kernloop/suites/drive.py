@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kernloop.runs import Run
@@ -47,22 +47,25 @@ class Program:
 
 @dataclass(frozen=True)
 class Driven:
-    """`blamed` names, for each crash that the kernel reported, the test that was under way; `timed_out` tests."""
+    """`blamed` names, for each crash that the kernel reported, the test that was under way.
+
+    `stuck`: a test whose time was over could not be ended, and the guest ran nothing any more.
+    """
 
     watched: Watched
     blamed: tuple[tuple[str, ...], ...]
-    timed_out: tuple[tuple[str, ...], ...]
+    stuck: bool
 
 
-class Driver:
-    """What `drive` keeps while it goes."""
-
+# What `drive` keeps while it goes.
+class _Driver:
     def __init__(self, session: Session, stream: Stream, env: Mapping[str, str], deadline: float) -> None:
         self.session = session
         self.stream = stream
         self.env = env
         self.deadline = deadline
-        self.timed_out: list[tuple[str, ...]] = []
+        self.stuck = False
+        self._turn = 0
 
     async def program(self, program: Program) -> tuple[End, str]:
         """Run it; what ended that, and what stands behind the `#` of its result, "" for a pass."""
@@ -93,8 +96,8 @@ class Driver:
         self.stream.since = time.monotonic()
         job = await self.session.machine.execute(
             ("sh", "-c", _WRAPPER, "sh", program.title, *words),
-            on_stdout=self.stream.output,
-            on_stderr=self.stream.output,
+            on_stdout=(take := self._taker()),
+            on_stderr=take,
             cwd=program.cwd,
             env=self.env,
         )
@@ -111,11 +114,21 @@ class Driver:
             if end is not End.DEADLINE:
                 self.stream.end_of_output()
                 return end, job.done.result() if end is End.COMMAND else None
-        self.timed_out.append(self.stream.parser.running)
         self.session.run.note("test-timeout", test=" ".join(self.stream.parser.running), seconds=program.seconds)
         end = await self._end(job)
         self.stream.end_of_output()
         return end, None
+
+    # What a program writes that could not be ended is not the next one's.
+    def _taker(self) -> Callable[[bytes], None]:
+        self._turn += 1
+        turn = self._turn
+
+        def take(data: bytes) -> None:
+            if turn == self._turn:
+                self.stream.output(data)
+
+        return take
 
     # End a program whose time is over. A guest in which even that cannot be done may still run others.
     async def _end(self, job: Job) -> End:
@@ -128,7 +141,9 @@ class Driver:
         probe = await self.session.machine.execute(
             ("true",), on_stdout=lambda data: None, on_stderr=lambda data: None, cwd="/", env=self.env
         )
-        return await self.session.first(probe.done, _PROBE_SECONDS, End.DEADLINE)
+        end = await self.session.first(probe.done, _PROBE_SECONDS, End.DEADLINE)
+        self.stuck = end is End.DEADLINE
+        return end
 
 
 async def drive(
@@ -158,7 +173,7 @@ async def drive(
         if end is End.COMMAND:
             if session.restored:
                 session.machine.wake(real_time=True)
-            driver = Driver(session, stream, env, time.monotonic() + seconds)
+            driver = _Driver(session, stream, env, time.monotonic() + seconds)
             for number, program in enumerate(programs, 1):
                 stream.line(f"# {program.title}")
                 end, said = await driver.program(program)
@@ -175,7 +190,7 @@ async def drive(
             await session.hold()
     watched = session.watched(end, None, answered)
     blamed += [stream.parser.running] * (len(watched.crashes) - len(blamed))
-    return Driven(watched, tuple(blamed), tuple(driver.timed_out) if driver else ())
+    return Driven(watched, tuple(blamed), driver is not None and driver.stuck)
 
 
 def _said(status: int | str | None) -> str:

@@ -39,7 +39,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The outcome and what it rests on. `running` is the test that was under way when it all ended early."""
+    """The outcome and what it rests on. `running` is the test that was under way when it all ended early, `lacking` are
+    symbols that the tests ask for and the kernel is built without."""
 
     outcome: Outcome
     totals: Totals = field(default_factory=Totals)
@@ -48,6 +49,7 @@ class Judgement:
     problems: tuple[str, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
     tree: tuple[Test, ...] = ()
+    lacking: tuple[str, ...] = ()
 
 
 def judge(
@@ -62,10 +64,12 @@ def judge(
     seconds: Mapping[tuple[str, ...], float] | None = None,
     times: Mapping[str, float] | None = None,
     log: str = "ktap.log",
+    stuck: bool = False,
 ) -> Judgement:
     """The verdict on the tests of `report`, counted down to `depth`. `blamed` has a test's path for each crash.
 
-    `log` is the file in the run directory that the report was made of.
+    `log` is the file in the run directory that the report was made of; `stuck` a test that could not be ended, in a
+    guest that runs nothing any more.
     """
     took = seconds or {}
     results = tuple(
@@ -89,7 +93,7 @@ def judge(
     )
     machine = judge_machine(kernel, run, watched, deadline=deadline)
     if machine is not None:
-        return replace(base, outcome=_machine(base, machine, watched, blamed))
+        return replace(base, outcome=_machine(base, machine, watched, blamed, stuck))
     return replace(base, outcome=_tests(base, run.path / log, report))
 
 
@@ -101,7 +105,9 @@ def title(path: Sequence[str]) -> str:
     return ".".join(path)
 
 
-def _machine(base: Judgement, machine: Outcome, watched: Watched, blamed: Sequence[tuple[str, ...]]) -> Outcome:
+def _machine(
+    base: Judgement, machine: Outcome, watched: Watched, blamed: Sequence[tuple[str, ...]], stuck: bool
+) -> Outcome:
     name = base.running
     if machine.verdict in (Verdict.PANIC, Verdict.OOPS):
         # Of several the machine's verdict is on the worst, the first of these if there are more.
@@ -113,7 +119,10 @@ def _machine(base: Judgement, machine: Outcome, watched: Watched, blamed: Sequen
         name = bad[0] if bad and bad[0] else name
     done = base.totals.passed + base.totals.failed + base.totals.skipped
     during = f"while {name} ran: " if name else ""
-    alive = machine.verdict is Verdict.HANG and watched.answered_sysrq
+    late = machine.verdict is Verdict.HANG
+    if late and stuck:
+        machine = replace(machine, summary="it could not be ended, and the guest runs nothing any more")
+    alive = late and watched.answered_sysrq and not stuck
     return replace(
         machine,
         # A living guest had only too much to do: nothing is known of the tests that did not come to run.

@@ -36,6 +36,7 @@ _SLOWER_UNDER_TCG = 8.0
 _HOME = "/root/kselftest"
 # A program's own tests count, not what is within these.
 _DEPTH = 2
+_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def execute(
         started = made.attend(blob(initramfs.payload(files) if files else b"", seed=None), run)
         driven = asyncio.run(drive(started, run, chosen, stream, env=made.env, seconds=request.timeout))
         report = stream.finish()
-    return judge(
+    judgement = judge(
         kernel,
         run,
         driven.watched,
@@ -118,9 +119,11 @@ def execute(
         deadline=request.timeout,
         depth=_DEPTH,
         blamed=driven.blamed,
+        stuck=driven.stuck,
         seconds=stream.seconds,
         times={"build": round(seconds, 3)},
     )
+    return _with_config(judgement, kernel, built)
 
 
 def source_tree(kernel: Kernel, tree: Path | None) -> Path:
@@ -179,6 +182,19 @@ def programs(built: Selftests, chosen: Sequence[str], home: Path, seconds: float
         )
         for name in names
     ]
+
+
+# A test that fails or skips itself for want of a symbol seldom says so.
+def _with_config(judgement: Judgement, kernel: Kernel, built: Sequence[Selftests]) -> Judgement:
+    lacking = tuple(dict.fromkeys(symbol for one in built for symbol in one.lacks(kernel)))
+    if not lacking:
+        return judgement
+    outcome = judgement.outcome
+    if outcome.verdict is not Verdict.PASS:
+        named = " ".join(lacking[:_NAMED]) + (f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else "")
+        step = f"{outcome.next}; the kernel lacks what the target's config file asks for: {named}"
+        outcome = replace(outcome, next=step.removeprefix("; "))
+    return replace(judgement, outcome=outcome, lacking=lacking)
 
 
 # Tests that were to run and did not, by their names.

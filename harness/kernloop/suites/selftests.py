@@ -65,6 +65,14 @@ class Selftests:
     seconds: float
     names: tuple[str, ...] = ()
 
+    def lacks(self, kernel: Kernel) -> tuple[str, ...]:
+        """Symbols that the target's config file asks for and `kernel` is built without; none when nobody knows."""
+        file = self.folder / self.target / "config"
+        if kernel.config is None or not file.exists():
+            return ()
+        wanted = re.findall(r"^CONFIG_(\w+)=[ym]$", file.read_text(), re.M)
+        return tuple(symbol for symbol in wanted if not kernel.has(symbol))
+
 
 class NotBuilt(Exception):
     """The compiler, or make, refused; `text` is all that they said."""
