@@ -108,10 +108,14 @@ def decoded(piece: ConsolePiece) -> tuple[str, int]:
 
 
 class Work(Generic[T]):
-    """A library call in a thread of its own: it goes on when the tool call that began it is late or cancelled."""
+    """A library call in a thread of its own: it goes on when the tool call that began it is late or cancelled.
 
-    def __init__(self, call: Callable[[], T], *, hold: bool = False) -> None:
+    What it says of its progress is `said`; or else `doing` tells it.
+    """
+
+    def __init__(self, call: Callable[[], T], *, hold: bool = False, doing: Callable[[], str] | None = None) -> None:
         self.said = ""
+        self._doing = doing
         self._future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._call = call
         # The server ends without waiting for it (but with `hold`): what matters goes on in processes of its own.
@@ -131,6 +135,10 @@ class Work(Generic[T]):
     def done(self) -> bool:
         return self._future.done()
 
+    @property
+    def doing(self) -> str:
+        return self.said or (self._doing() if self._doing else "")
+
     def result(self) -> T:
         """What the call returned, or raises what it raised; only when it is done."""
         return self._future.result(timeout=0)
@@ -149,9 +157,11 @@ class Works:
     def __init__(self) -> None:
         self._under_way: dict[Hashable, Work[Any]] = {}
 
-    async def join(self, ctx: Context, key: Hashable, call: Callable[[], T]) -> T | None:
+    async def join(
+        self, ctx: Context, key: Hashable, call: Callable[[], T], doing: Callable[[], str] | None = None
+    ) -> T | None:
         """What `call` returns; None when that takes longer than a tool call may."""
-        work: Work[T] = self._under_way.get(key) or Work(call)
+        work: Work[T] = self._under_way.get(key) or Work(call, doing=doing)
         self._under_way[key] = work
         if not await within(ctx, work):
             return None
@@ -166,5 +176,5 @@ async def within(ctx: Context, work: Work[Any], seconds: float | None = None) ->
     while not work.done and (passed := time.monotonic() - began) < seconds:
         await work.wait(min(_TICK_SECONDS, seconds - passed))
         if not work.done:
-            await ctx.report_progress(round(time.monotonic() - began, 1), seconds, work.said or None)
+            await ctx.report_progress(round(time.monotonic() - began, 1), seconds, work.doing or None)
     return work.done
