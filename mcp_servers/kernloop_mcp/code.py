@@ -134,12 +134,16 @@ class Tools:
         fragments: Names = [],  # noqa: B006
         config: Settings = [],  # noqa: B006
         timeout: Annotated[float, Field(gt=0, description="of the command")] = 120,
+        good_config: Annotated[str, Field(description="with bad_config: .config files; finds the symbol")] = "",
+        bad_config: str = "",
         resume: Annotated[str, Field(description="run id, or last: go on with it")] = "",
     ) -> CallToolResult:
         """Find the first bad commit: each is built, booted and judged in a worktree of its own."""
         if resume:
             return await self._run(ctx, ["bisect", "--resume", resume], "bisect")
-        words = ["bisect", tree, *_each("--good", [good] if good else []), "--bad", bad, "--runs", str(runs)]
+        words = ["bisect", tree, "--bad", bad, "--runs", str(runs), *(["--good", good] if good else [])]
+        configs = {"--good-config": good_config, "--bad-config": bad_config}
+        words += [word for option, file in configs.items() if file for word in (option, file)]
         words += [*_wish(profile, fragments, config, "", False), "--timeout", str(timeout)]
         words += [*(["--signature", signature] if signature else []), *(["--host"] if host else [])]
         return await self._run(ctx, words, "bisect", ["sh", "-c", command] if command else [])
@@ -183,10 +187,13 @@ class Tools:
 
     # A verb without one: the same call again waits for it.
     async def _call(self, ctx: Context, words: list[str], given: str = "") -> dict[str, Any] | None:
-        def run() -> dict[str, Any]:
-            return Detached([*words, "--json"], given).wait()
+        begun: list[Detached] = []
 
-        return await self._works.join(ctx, (*words, given), run)
+        def run() -> dict[str, Any]:
+            begun.append(Detached([*words, "--json"], given))
+            return begun[0].wait()
+
+        return await self._works.join(ctx, (*words, given), run, lambda: begun[0].doing if begun else "")
 
 
 def _wish(profile: str, fragments: list[str], config: list[str], base: str, llvm: bool) -> list[str]:

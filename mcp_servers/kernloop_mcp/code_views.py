@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,25 @@ _TEXT = 240
 _EVENTS = 20
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """Of an answer: what comes before its long list, the list's name, the list, and what comes behind it."""
+
+    head: Json
+    name: str
+    items: list[Any]
+    more: Json
+
+
 def over(verb: str, value: Json, skip: int = 0) -> CallToolResult:
     """The answer of a run that is over, from its object; of the long list the items from `skip` on."""
     _refuse(value)
     head = {name: value.get(name) for name in ("verdict", "summary")}
     head["next"] = in_tools(str(value.get("next") or ""))
-    name, items, more = VERBS[verb](value)
+    parts = VERBS[verb](value)
     run = Path(str(value.get("run") or "")).name
-    if run:
-        more = {**more, "run": run}
-    return _fitted(head, name, items, more, skip, f"wait({run!r}, skip={{}})" if run else "")
+    rest = f"wait({run!r}, skip={{}})" if run else ""
+    return _fitted({**head, **parts.head}, parts.name, parts.items, {**parts.more, "run": run}, skip, rest)
 
 
 def under_way(path: Path, doing: str, since: int = 0) -> CallToolResult:
@@ -92,17 +102,17 @@ def series(value: Json) -> CallToolResult:
     return _fitted(head, "problems", found, {"range_diff": changed, "notes": value["notes"]})
 
 
-# The long list of a build, and what comes behind it: errors, those that the build before had as well, new warnings.
-def _build(value: Json) -> tuple[str, list[Any], Json]:
+# Errors, also those that the build before had, then new warnings.
+def _build(value: Json) -> _Parts:
     new, all_ = value.get("new", []), value.get("diagnostics")
     errors = [one for one in all_ if "error" in one["severity"]] if isinstance(all_, list) else []
     told = [*errors, *(one for one in new if "error" not in one["severity"])]
     found = value.get("kernel") or {}
-    return (
+    return _Parts(
+        {"dropped": [_dropped(one) for one in value.get("dropped", ())]},
         "diagnostics",
-        [{**_diagnostic(one), "known": one not in new} if one in errors else _diagnostic(one) for one in told],
+        [{**_diagnostic(one), **({} if one in new else {"known": True})} for one in told],
         {
-            "dropped": [_dropped(one) for one in value.get("dropped", ())],
             "kernel": {name: found.get(name) for name in ("ref", "release", "build_id", "image")},
             "seconds": value.get("seconds"),
             "log": value.get("log"),
@@ -110,7 +120,7 @@ def _build(value: Json) -> tuple[str, list[Any], Json]:
     )
 
 
-def _suite(value: Json) -> tuple[str, list[Any], Json]:
+def _suite(value: Json) -> _Parts:
     good = ("pass", "skip", "xfail")
     bad = [one for one in value.get("results", ()) if one["status"] not in good]
     failed = [
@@ -123,32 +133,28 @@ def _suite(value: Json) -> tuple[str, list[Any], Json]:
         for one in bad
     ]
     errors = [_diagnostic(one) for one in value.get("diagnostics", ()) if "error" in one["severity"]]
+    head = {"totals": value.get("totals"), "running": value.get("running")}
     more = {
-        "totals": value.get("totals"),
-        "running": value.get("running"),
         "problems": value.get("problems", [])[:5],
         "release": (value.get("kernel") or {}).get("guest_release"),
         "folder": value.get("run"),
     }
-    return ("errors", errors, more) if errors else ("failed", failed, more)
+    return _Parts(head, "errors", errors, more) if errors else _Parts(head, "failed", failed, more)
 
 
-def _bisect(value: Json) -> tuple[str, list[Any], Json]:
+def _bisect(value: Json) -> _Parts:
     first = value.get("first_bad")
-    more = {
+    candidates = [] if first else [f"{one['sha'][:12]} {one['subject'][:60]}" for one in value.get("candidates", ())]
+    head = {
         "first_bad": first and {"sha": first["sha"], "subject": first["subject"], "author": first["author"]},
-        "culprits": value.get("culprits"),
-        "candidates": []
-        if first
-        else [_cut(one["sha"][:12] + " " + one["subject"], 80) for one in value["candidates"]]
-        if "candidates" in value
-        else [],
-        "evidence": [f"{one['path']}: {one['what']}" for one in value.get("evidence", ())],
+        "symbols": value.get("symbols"),
+        "candidates": candidates[:20],
     }
-    return "steps", [_step(one) for one in value.get("steps", ())], more
+    evidence = [f"{one['path']}: {one['what']}" for one in value.get("evidence", ())]
+    return _Parts(head, "steps", [_step(one) for one in value.get("steps", ())], {"evidence": evidence})
 
 
-VERBS: dict[str, Callable[[Json], tuple[str, list[Any], Json]]] = {
+VERBS: dict[str, Callable[[Json], _Parts]] = {
     "build": _build,
     "kselftest": _suite,
     "kunit": _suite,
@@ -157,9 +163,9 @@ VERBS: dict[str, Callable[[Json], tuple[str, list[Any], Json]]] = {
 
 
 def _step(one: Json) -> str:
-    commit = one.get("commit")
-    name = f"{commit['sha'][:12]} {_cut(commit['subject'], 60)}" if commit else str(one.get("what", ""))
-    return f"{one['standing']} {one['shown']}/{one['shown'] + one['clean']} {name}: {_cut(one['why'], 120)}"
+    commit = one["commit"]
+    seen = f"{one['standing']} {one['shown']}/{one['shown'] + one['clean']}"
+    return f"{seen} {commit['sha'][:12]} {_cut(commit['subject'], 60)}: {_cut(one['why'], 120)}"
 
 
 def _diagnostic(one: Json) -> Json:

@@ -34,6 +34,12 @@ T = TypeVar("T")
 # The library's hints name verbs of the command line; an agent that calls tools is told of the tool.
 _VERBS = {"sysrq": "control", "nmi": "control", "pause": "control", "resume": "control", "snapshots": "list"}
 _ALSO = {"kernloop kernel list": "kernels", "kernloop runs list": "runs", " --name NAME": "", "--timeout": "timeout"}
+_CALLS = (
+    (re.compile(r"kernloop run --kernel (\S+) -- (.+)"), r"run('\2', kernel='\1')"),
+    (re.compile(r"kernloop kernel config (\S+) --why (\w+)"), r"config('\1', why=['\2'])"),
+    (re.compile(r"kernloop bisect --resume (\S+)"), r"bisect(resume='\1')"),
+    (re.compile(r"kernloop kernel patch (\S+) --undo"), r"patch('\1', action='undo')"),
+)
 
 
 class Server(MCPServer[Any]):
@@ -68,6 +74,8 @@ def in_tools(hint: str) -> str:
     """`hint`, with tools named instead of the command line's verbs."""
     for words, name in _ALSO.items():
         hint = hint.replace(words, name)
+    for call, told in _CALLS:
+        hint = call.sub(told, hint)
     return re.sub(r"(?:kernloop )?\bvm ([a-z]+)\b", lambda m: f"vm_{_VERBS.get(m[1], m[1])}", hint)
 
 
