@@ -22,13 +22,14 @@ from kernloop.kernel.tree import open_tree
 
 __all__ = ["EDITED", "FULL", "MEASURES", "measure"]
 
-EDITED = Path("kernel/sched/ext.c")
+# The heart of sched_ext, a file as long as any: where 7.3 has it, and those before.
+EDITED = (Path("kernel/sched/ext/ext.c"), Path("kernel/sched/ext.c"))
 FULL = "full"
 MEASURES = {
     FULL: Measure("kernel build from nothing, once", 300),
-    "edit": Measure(f"kernel build after an edit of {EDITED}, to the image", 25),
+    "edit": Measure("kernel build after an edit of sched_ext's ext.c, to the image", 25),
     "none": Measure("kernel build again, nothing changed", 5),
-    "error": Measure(f"kernel build with a syntax error at the end of {EDITED}, to its line", 15),
+    "error": Measure("kernel build with a syntax error at the end of ext.c, to its line", 15),
 }
 _SECONDS = 4 * 3600.0
 _UNCACHED = {"CCACHE_DISABLE": "1"}
@@ -37,15 +38,14 @@ _UNCACHED = {"CCACHE_DISABLE": "1"}
 def measure(
     tree: Path, profile: str, names: Sequence[str], rounds: int, *, say: Callable[[str], None]
 ) -> dict[str, Figures]:
-    """The figures of `names` for `tree`, in which EDITED is as it was in the end.
+    """The figures of `names` for `tree`, in which one of EDITED is edited, and as it was in the end.
 
     Raises UsageError for a name that there is not or a tree that is none, BuildFailed if it does not build.
     """
     chosen(names, MEASURES)
     source = open_tree(tree)
     source.check_clean()
-    file = source.path / EDITED
-    text = file.read_bytes() if file.exists() else None
+    file = next((source.path / name for name in EDITED if (source.path / name).exists()), None)
     found = {name: Figures() for name in names}
     if FULL in found:
         say(f"{FULL}: from nothing, in a folder of its own")
@@ -55,34 +55,38 @@ def measure(
         return found
     say("not counted: what is not built yet, or was edited since")
     _build(source.path, profile)
-    for name in ("edit", "error"):
-        if name in found and text is None:
-            found[name].why = f"the tree has no {EDITED}"
-    with _as_it_was(file, text):
+    for one in ("edit", "error"):
+        if one in found and file is None:
+            found[one].why = f"the tree has no {EDITED[-1]}"
+    with _as_it_was(file):
         for number in range(1, rounds + 1):
-            for name in others:
-                if found[name].why:
-                    continue
-                say(f"{name}, {number} of {rounds}")
-                found[name].add(_taken(name, source.path, profile, file, text or b"", number))
+            for one in others:
+                if not found[one].why:
+                    say(f"{one}, {number} of {rounds}")
+                    found[one].add(_taken(one, source.path, profile, file, number))
     say("not counted: the tree as it was")
     _build(source.path, profile)
     return found
 
 
-def _taken(name: str, tree: Path, profile: str, file: Path, text: bytes, number: int) -> tuple[float, float]:
-    if name == "edit":
-        # Another edit each time, so that no round finds what the last one made.
-        file.write_bytes(text + f"/* kernloop bench: {os.getpid()}, {number} */\n".encode())
-    elif name == "error":
-        kept = file.read_bytes()
-        file.write_bytes(text + b"int kernloop_bench = ;\n")
-        try:
-            return timed(lambda: _fails(tree, profile, text.count(b"\n") + 1))
-        finally:
-            file.write_bytes(kept)
-            _build(tree, profile)
+def _taken(name: str, tree: Path, profile: str, file: Path | None, number: int) -> tuple[float, float]:
+    if file is not None and name == "edit":
+        # Another line each time, so that no round finds what the last one made.
+        _append(file, f"/* kernloop bench: {os.getpid()}, {number} */\n")
+    elif file is not None and name == "error":
+        with _as_it_was(file):
+            line = _append(file, "int kernloop_bench = ;\n")
+            taken = timed(lambda: _fails(tree, profile, f"{file.relative_to(tree)}:{line}:"))
+        _build(tree, profile)
+        return taken
     return timed(lambda: _build(tree, profile))
+
+
+# The number of the line that was appended.
+def _append(file: Path, line: str) -> int:
+    text = file.read_text() + line
+    file.write_text(text)
+    return text.count("\n")
 
 
 # As a process, for that is what a user waits for.
@@ -90,12 +94,11 @@ def _build(tree: Path, profile: str) -> None:
     process.run(_words(tree, profile), seconds=_SECONDS, what="kernloop kernel build", env=_UNCACHED)
 
 
-def _fails(tree: Path, profile: str, line: int) -> None:
-    done = process.run(
-        _words(tree, profile), seconds=_SECONDS, what="kernloop kernel build", env=_UNCACHED, check=False
-    )
-    if f"{EDITED}:{line}:" not in done.stderr:
-        raise HarnessError(f"the error in {EDITED}, line {line} was not named: {done.stderr.strip()[-300:]}")
+def _fails(tree: Path, profile: str, place: str) -> None:
+    words = _words(tree, profile)
+    done = process.run(words, seconds=_SECONDS, what="kernloop kernel build", env=_UNCACHED, check=False)
+    if place not in done.stderr:
+        raise HarnessError(f"the error at {place} was not named: {done.stderr.strip()[-300:]}")
 
 
 def _words(tree: Path, profile: str) -> list[str]:
@@ -123,9 +126,10 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_it_was(file: Path, text: bytes | None) -> Iterator[None]:
+def _as_it_was(file: Path | None) -> Iterator[None]:
+    before = file.read_bytes() if file else b""
     try:
         yield
     finally:
-        if text is not None and file.read_bytes() != text:
-            file.write_bytes(text)
+        if file and file.read_bytes() != before:
+            file.write_bytes(before)
