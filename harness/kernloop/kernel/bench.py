@@ -40,7 +40,7 @@ def measure(
 ) -> dict[str, Figures]:
     """The figures of `names` for `tree`, in which one of EDITED is edited, and as it was in the end.
 
-    Raises UsageError for a name that there is not or a tree that is none, BuildFailed if it does not build.
+    Raises UsageError for a name that there is not or a tree that is none, HarnessError if it does not build.
     """
     chosen(names, MEASURES)
     source = open_tree(tree)
