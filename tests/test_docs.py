@@ -64,15 +64,16 @@ def commands(document: Path) -> list[Command]:
     return found
 
 
-def run_commands(document: Path) -> None:
-    """Run what names ./kernloop, in one environment, and compare with what the document says."""
+def run_commands(document: Path, **env: str) -> None:
+    """Run what names ./kernloop or a variable of `env`, and compare with what the document says."""
     ran = 0
+    ours = ("./kernloop", *(f"${name}" for name in env))
     for command in commands(document):
-        if "./kernloop" not in command.line or any(command.line.startswith(known) for known in EXEMPT):
+        if not any(word in command.line for word in ours) or any(command.line.startswith(known) for known in EXEMPT):
             continue
         text = command.line.replace("./kernloop", f"{shlex.quote(sys.executable)} -m kernloop")
         done = subprocess.run(
-            ["sh", "-c", text], cwd=ROOT, env=python_env(), stdin=subprocess.DEVNULL, timeout=400,
+            ["sh", "-c", text], cwd=ROOT, env=python_env(**env), stdin=subprocess.DEVNULL, timeout=400,
             capture_output=True, text=True, errors="replace",
         )  # fmt: skip
         said = done.stdout + done.stderr

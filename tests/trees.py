@@ -18,7 +18,7 @@ from kernloop.kernel.build import BuildRequest, Built, build
 from kernloop.kernel.checkout import checkout
 from kernloop.kernel.kernel import Kernel
 
-__all__ = ["FRAGMENTS", "appended", "built", "kernel", "linux", "request"]
+__all__ = ["FRAGMENTS", "appended", "built", "kernel", "linux", "request", "tiny"]
 
 # What only a kernel of our own has, in one.
 FRAGMENTS = ("modules", "kunit", "kgdb", "pstore", "lkdtm")
@@ -44,6 +44,17 @@ def request() -> BuildRequest:
 def built() -> Built:
     """The kernel of `request`: modules, KUnit, KGDB, pstore, lkdtm; minutes the first time."""
     return build(request())
+
+
+@contextlib.contextmanager
+def tiny() -> Iterator[Path]:
+    """The same tree, built without the fragments, as documents do; `tree:` is the kernel of `request` afterwards."""
+    build(BuildRequest(linux(), profile="tiny"))
+    try:
+        yield linux()
+    finally:
+        if built.cache_info().currsize:
+            build(request())
 
 
 def kernel() -> Kernel:

@@ -36,6 +36,8 @@ __all__ = [
     "Summary",
     "collect",
     "create",
+    "doing",
+    "end_owner",
     "find",
     "is_live",
     "kill_owner",
@@ -73,6 +75,8 @@ _FILES = {
 _MANY_RUNS = 2000
 # The owner's lock on this file is how others see that a run is still under way.
 _LOCK = "owner"
+# What a run that is under way is at, for whoever looks.
+_DOING = "doing"
 
 
 class Run:
@@ -117,8 +121,13 @@ class Run:
         sizes = {name: _stat(self.path / name)[0] for name in _FILES}
         return tuple(Evidence(name, what) for name, what in _FILES.items() if sizes[name])
 
+    def doing(self, what: str) -> None:
+        """Say what the run is at; `kernloop.runs.doing` reads it until there is a verdict."""
+        write_text(self.path / _DOING, what)
+
     def judge(self, verdict: dict[str, Any]) -> None:
         self.write(_VERDICT, verdict)
+        (self.path / _DOING).unlink(missing_ok=True)
         self.note("verdict", verdict=verdict["verdict"])
 
 
@@ -230,6 +239,14 @@ def is_live(path: Path) -> bool:
     return False
 
 
+def doing(path: Path) -> str:
+    """What the run at `path` is at, as far as it says so."""
+    try:
+        return (path / _DOING).read_text()
+    except OSError:
+        return ""
+
+
 def owned_by(pid: int) -> Path | None:
     """The run that the living process `pid` owns."""
     folder = runs_dir()
@@ -252,12 +269,21 @@ def wait_until_over(path: Path, seconds: float) -> None:
 
 def kill_owner(path: Path) -> None:
     """Kill the owner of the live run at `path`; its keeper cleans up."""
+    _signal(path, signal.SIGKILL)
+
+
+def end_owner(path: Path) -> None:
+    """End the owner of the live run at `path` as Ctrl-C does: it judges the run and cleans up itself."""
+    _signal(path, signal.SIGINT)
+
+
+def _signal(path: Path, number: int) -> None:
     with contextlib.suppress(OSError, ValueError):
         owner = int((path / _LOCK).read_text())
         fd = os.pidfd_open(owner)
         try:
             if is_live(path):  # it holds the lock, so it is the one that wrote its number there
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                signal.pidfd_send_signal(fd, number)
         finally:
             os.close(fd)
 

@@ -3,4 +3,4 @@
 
 __all__ = ["SERVERS"]
 
-SERVERS = ("vm",)
+SERVERS = ("vm", "code")

@@ -7,8 +7,9 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
+import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,27 @@ __all__ = ["Detached"]
 
 
 class Detached:
-    """`kernloop WORDS`, with --json among them, under way. It writes to memory: no pipe of ours can break."""
+    """`kernloop WORDS`, with --json among them, under way. It writes to memory: no pipe of ours can break.
 
-    def __init__(self, words: Sequence[str]) -> None:
+    `given` is what it reads from stdin.
+    """
+
+    def __init__(self, words: Sequence[str], given: str = "") -> None:
         self._out, self._err = (os.memfd_create(f"kernloop-{name}") for name in ("out", "err"))
-        self._child = process.detach(
-            [sys.executable, "-m", "kernloop", *words], stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err
-        )
+        for fd in (self._out, self._err):
+            weakref.finalize(self, os.close, fd)
+        self._path: Path | None = None
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(given.encode())
+            stdin.seek(0)
+            self._child = process.detach(
+                [sys.executable, "-m", "kernloop", *words], stdin=stdin.fileno(), stdout=self._out, stderr=self._err
+            )
 
     def wait(self) -> dict[str, Any]:
         """Wait for its end; the object that it printed."""
         self._child.wait()
         text = _read(self._out)
-        os.close(self._out)
         with contextlib.suppress(ValueError):
             value = json.loads(text)
             if isinstance(value, dict):
@@ -42,12 +51,15 @@ class Detached:
     @property
     def doing(self) -> str:
         """The last that it said of its progress."""
+        if (path := self.run()) and (at := runs.doing(path)):
+            return at
         lines = _read(self._err).strip().splitlines()
         return lines[-1].removeprefix("kernloop: ") if lines else ""
 
     def run(self) -> Path | None:
         """Its run directory, once there is one."""
-        return runs.owned_by(self._child.pid)
+        self._path = self._path or runs.owned_by(self._child.pid)
+        return self._path
 
     def end(self) -> None:
         """End it as Ctrl-C does: its guest goes as well, and the run gets a verdict."""
@@ -56,4 +68,4 @@ class Detached:
 
 
 def _read(fd: int) -> str:
-    return os.pread(fd, 1 << 20, 0).decode(errors="replace")
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")

@@ -34,6 +34,12 @@ T = TypeVar("T")
 # The library's hints name verbs of the command line; an agent that calls tools is told of the tool.
 _VERBS = {"sysrq": "control", "nmi": "control", "pause": "control", "resume": "control", "snapshots": "list"}
 _ALSO = {"kernloop kernel list": "kernels", "kernloop runs list": "runs", " --name NAME": "", "--timeout": "timeout"}
+_CALLS = (
+    (re.compile(r"kernloop run --kernel (\S+) -- (.+)"), r"run('\2', kernel='\1')"),
+    (re.compile(r"kernloop kernel config (\S+) --why (\w+)"), r"config('\1', why=['\2'])"),
+    (re.compile(r"kernloop bisect --resume (\S+)"), r"bisect(resume='\1')"),
+    (re.compile(r"kernloop kernel patch (\S+) --undo"), r"patch('\1', action='undo')"),
+)
 
 
 class Server(MCPServer[Any]):
@@ -68,6 +74,8 @@ def in_tools(hint: str) -> str:
     """`hint`, with tools named instead of the command line's verbs."""
     for words, name in _ALSO.items():
         hint = hint.replace(words, name)
+    for call, told in _CALLS:
+        hint = call.sub(told, hint)
     return re.sub(r"(?:kernloop )?\bvm ([a-z]+)\b", lambda m: f"vm_{_VERBS.get(m[1], m[1])}", hint)
 
 
@@ -108,10 +116,14 @@ def decoded(piece: ConsolePiece) -> tuple[str, int]:
 
 
 class Work(Generic[T]):
-    """A library call in a thread of its own: it goes on when the tool call that began it is late or cancelled."""
+    """A library call in a thread of its own: it goes on when the tool call that began it is late or cancelled.
 
-    def __init__(self, call: Callable[[], T], *, hold: bool = False) -> None:
+    What it says of its progress is `said`; or else `doing` tells it.
+    """
+
+    def __init__(self, call: Callable[[], T], *, hold: bool = False, doing: Callable[[], str] | None = None) -> None:
         self.said = ""
+        self._doing = doing
         self._future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._call = call
         # The server ends without waiting for it (but with `hold`): what matters goes on in processes of its own.
@@ -131,6 +143,10 @@ class Work(Generic[T]):
     def done(self) -> bool:
         return self._future.done()
 
+    @property
+    def doing(self) -> str:
+        return self.said or (self._doing() if self._doing else "")
+
     def result(self) -> T:
         """What the call returned, or raises what it raised; only when it is done."""
         return self._future.result(timeout=0)
@@ -149,9 +165,11 @@ class Works:
     def __init__(self) -> None:
         self._under_way: dict[Hashable, Work[Any]] = {}
 
-    async def join(self, ctx: Context, key: Hashable, call: Callable[[], T]) -> T | None:
+    async def join(
+        self, ctx: Context, key: Hashable, call: Callable[[], T], doing: Callable[[], str] | None = None
+    ) -> T | None:
         """What `call` returns; None when that takes longer than a tool call may."""
-        work: Work[T] = self._under_way.get(key) or Work(call)
+        work: Work[T] = self._under_way.get(key) or Work(call, doing=doing)
         self._under_way[key] = work
         if not await within(ctx, work):
             return None
@@ -166,5 +184,5 @@ async def within(ctx: Context, work: Work[Any], seconds: float | None = None) ->
     while not work.done and (passed := time.monotonic() - began) < seconds:
         await work.wait(min(_TICK_SECONDS, seconds - passed))
         if not work.done:
-            await ctx.report_progress(round(time.monotonic() - began, 1), seconds, work.said or None)
+            await ctx.report_progress(round(time.monotonic() - began, 1), seconds, work.doing or None)
     return work.done

@@ -79,7 +79,7 @@ class Tools:
         words += [*(word for text in append.split() for word in ("--append", text))]
         words += ["--seed", str(seed)] if seed >= 0 else []
         child = Detached([*words, "--", "sh", "-c", command])
-        work = Work(child.wait)
+        work = Work(child.wait, doing=lambda: child.doing)
         try:
             if await within(ctx, work):
                 return views.run_verdict(work.result())

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import AbstractAsyncContextManager
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp_types import TextContent
 
-from kernloop_mcp import vm
+from kernloop_mcp.tools import Server
 from support import python_env
 
 
@@ -41,14 +42,15 @@ class Agent:
         self.progress.append(f"{progress:g} of {total}: {message}")
 
 
-def here() -> AbstractAsyncContextManager[Client]:
+def here(server: str = "vm") -> AbstractAsyncContextManager[Client]:
     """A server in this process."""
-    return Client(vm.server())
+    made: Server = import_module(f"kernloop_mcp.{server}").server()
+    return Client(made)
 
 
-def over_stdio() -> AbstractAsyncContextManager[Client]:
+def over_stdio(server: str = "vm") -> AbstractAsyncContextManager[Client]:
     """A server as an agent starts it."""
-    words = ["-m", "kernloop", "mcp", "vm"]
+    words = ["-m", "kernloop", "mcp", server]
     return Client(StdioServerParameters(command=sys.executable, args=words, env=python_env(**os.environ)))
 
 

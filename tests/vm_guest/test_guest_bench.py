@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bench vm`: the figures it gives, and that it does not make up what it cannot measure."""
+"""`bench vm`, `bench build`: the figures they give, and that they do not make up what they cannot measure."""
 
 from __future__ import annotations
 
 import pytest
 
+import trees
 from support import kernloop
 
 pytestmark = pytest.mark.vm
@@ -27,3 +28,19 @@ def test_a_measure_that_there_is_not_is_bad_input() -> None:
     done = kernloop("bench", "vm", "--only", "nosuch")
     assert done.status == 2
     assert "there are: cold restore exec" in done.text
+
+
+def test_builds_are_measured_and_the_tree_is_as_it_was() -> None:
+    with trees.tiny() as tree:
+        file = next(path for path in (tree / "kernel/sched/ext/ext.c", tree / "kernel/sched/ext.c") if path.exists())
+        before = file.read_bytes()
+        words = ("--json", "--rounds", "1", "--only", "none", "--only", "edit", "--only", "error")
+        done = kernloop("bench", "build", tree, *words, seconds=1500)
+        assert done.status == 0, done.text
+        assert file.read_bytes() == before
+    value = done.json
+    assert (value["schema"], value["profile"], value["tree"]) == ("kernloop.bench-build/1", "tiny", str(tree))
+    assert {"host", "cores", "load_after"} <= set(value)
+    cpu = {name: seen["cpu_seconds"]["median"] for name, seen in value["measures"].items()}
+    assert 0 < cpu["none"] < cpu["error"] < cpu["edit"]
+    assert value["measures"]["edit"]["target"] == 25

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,17 +13,15 @@ import typer
 from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError
 from kernloop.host.about import about
-from kernloop.vm import bench
-from kernloop.vm.bench import MEASURES, Figures, Machine
+from kernloop.host.figures import Figures, Measure
+from kernloop.kernel import bench as builds
+from kernloop.vm import bench as vms
+from kernloop.vm.bench import MEASURES, Machine
 
 SCHEMA = "kernloop.bench-vm/1"
+_BUILD = "kernloop.bench-build/1"
 
 app = typer.Typer(help="How long things take here.", no_args_is_help=True)
-
-
-@app.callback()
-def group() -> None:
-    pass
 
 
 @app.command()
@@ -37,8 +36,8 @@ def vm(
     before = about()
     try:
         with progress() as say:
-            found = bench.measure(only or list(MEASURES), rounds, say=say)
-            seen = bench.machine()
+            found = vms.measure(only or list(MEASURES), rounds, say=say)
+            seen = vms.machine()
     except HarnessError as error:
         raise fail(error, as_json=as_json, schema=SCHEMA) from None
     if as_json:
@@ -47,27 +46,67 @@ def vm(
         _show(found, seen, before)
 
 
+@app.command()
+def build(
+    tree: Annotated[Path, typer.Argument(metavar="DIR", help="The kernel source tree.")],
+    profile: Annotated[str, typer.Option(help="tiny, test or debug, as of kernel build.")] = "tiny",
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured; the median counts.")] = 3,
+    full: Annotated[bool, typer.Option("--full", help="A build from nothing as well, once: minutes.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Only this measure: {', '.join(builds.MEASURES)}. May come again.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Builds of a tree: from nothing, after an edit of kernel/sched/ext.c, unchanged, to the line of an error.
+
+    That file is edited, and put back.
+    """
+    before = about()
+    names = only or [name for name in builds.MEASURES if full or name != builds.FULL]
+    try:
+        with progress() as say:
+            found = builds.measure(tree, profile, names, rounds, say=say)
+    except HarnessError as error:
+        raise fail(error, as_json=as_json, schema=_BUILD) from None
+    if as_json:
+        facts = {"tree": str(tree.expanduser().resolve()), "profile": profile}
+        print_json(
+            {"schema": _BUILD, "rounds": rounds, **_machine(before), **facts, **_measures(found, builds.MEASURES)}
+        )
+        return
+    _table(found, builds.MEASURES)
+    _load(before)
+
+
 def _json(found: dict[str, Figures], seen: Machine, rounds: int, before: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "rounds": rounds,
-        "host": before,
-        "cores": os.cpu_count(),
-        "load_after": round(os.getloadavg()[0], 2),
+        **_machine(before),
         "kernel": seen.kernel,
         "qemu": seen.qemu,
         "accelerator": seen.accelerator,
         "snapshot": {"allocated": seen.snapshot[0], "bytes": seen.snapshot[1]},
+        **_measures(found, MEASURES),
+    }
+
+
+def _machine(before: str) -> dict[str, Any]:
+    return {"host": before, "cores": os.cpu_count(), "load_after": round(os.getloadavg()[0], 2)}
+
+
+def _measures(found: dict[str, Figures], measures: dict[str, Measure]) -> dict[str, Any]:
+    return {
         "measures": {
             name: {
-                "what": MEASURES[name].what,
-                "target": MEASURES[name].target,
+                "what": measures[name].what,
+                "target": measures[name].target,
                 "seconds": _spread(figures.wall),
                 "cpu_seconds": _spread(figures.cpu),
                 "why": figures.why,
             }
             for name, figures in found.items()
-        },
+        }
     }
 
 
@@ -79,6 +118,14 @@ def _spread(values: list[float]) -> dict[str, Any] | None:
 
 
 def _show(found: dict[str, Figures], seen: Machine, before: str) -> None:
+    _table(found, MEASURES)
+    allocated, size = seen.snapshot
+    out.print(f"snapshot  {allocated >> 20} MiB on disk, {size >> 20} MiB with its holes")
+    out.print(f"kernel    {seen.kernel}, QEMU {seen.qemu}, {seen.accelerator}")
+    _load(before)
+
+
+def _table(found: dict[str, Figures], measures: dict[str, Measure]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -87,18 +134,18 @@ def _show(found: dict[str, Figures], seen: Machine, before: str) -> None:
         table.add_column(column, justify="right")
     table.add_column("what")
     for name, figures in found.items():
-        about = MEASURES[name]
-        target = f"{about.target:g}" if about.target else ""
+        meant = measures[name]
+        target = f"{meant.target:g}" if meant.target else ""
         numbers = (figures.median, min(figures.wall), max(figures.wall), figures.median_cpu) if figures.wall else ()
         cells = [f"{number:.3f}" for number in numbers] or ["-"] * 4
-        table.add_row(name, *cells, target, about.what)
+        table.add_row(name, *cells, target, meant.what)
     out.print(table)
     for name, figures in found.items():
         if figures.why:
             out.print(f"{name}: {escape(figures.why)}")
-    allocated, size = seen.snapshot
-    out.print(f"snapshot  {allocated >> 20} MiB on disk, {size >> 20} MiB with its holes")
-    out.print(f"kernel    {seen.kernel}, QEMU {seen.qemu}, {seen.accelerator}")
+
+
+def _load(before: str) -> None:
     out.print(f"host      {escape(before)}, load after {os.getloadavg()[0]:.2f}")
     if os.getloadavg()[0] > (os.cpu_count() or 1) + 1:
         err.print("[yellow]the machine was busy:[/] compare CPU time, or measure again when it is idle")

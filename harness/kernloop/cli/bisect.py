@@ -134,7 +134,7 @@ def _told(
     explain: Callable[[F], None],
     as_json: bool,
 ) -> int:
-    with context as record, progress() as say:
+    with context as record, progress(record=record) as say:
         try:
             finding = find(record, say)
         except HarnessError as error:

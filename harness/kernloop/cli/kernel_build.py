@@ -11,7 +11,7 @@ import typer
 
 from kernloop import runs
 from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
-from kernloop.errors import HarnessError
+from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel import fragments, refs
 from kernloop.kernel.build import BuildFailed, BuildRequest, Built, opened
 from kernloop.kernel.build import build as build_kernel
@@ -56,11 +56,13 @@ def build(
 
     0: built. 1: the code does not build, or a symbol cannot be set. 125: the machine or kernloop failed.
     """
+    ran: Path | None = None
     try:
         request = BuildRequest(tree, profile, tuple(fragment or ()), settings(setting), base, jobs, llvm, arch)
         begun = time.monotonic()
         spec = {"subject": str(tree.expanduser().resolve()), **plain(request)}
-        with runs.create("build", _SCHEMA, spec) as record, progress():
+        with runs.create("build", _SCHEMA, spec) as record, progress(record=record):
+            ran = record.path
             try:
                 built = build_kernel(request)
             except HarnessError as error:
@@ -70,7 +72,7 @@ def build(
             record.judge(value)
     except HarnessError as error:
         if as_json:
-            print_json(_failed(error, None))
+            print_json(_failed(error, ran))
             raise typer.Exit(error.exit_code) from None
         if isinstance(error, BuildFailed):
             _show(error.diagnostics, error.new)
@@ -244,6 +246,8 @@ def _built(built: Built, run: Path, seconds: float) -> dict[str, Any]:
 
 def _failed(error: HarnessError, run: Path | None) -> dict[str, Any]:
     value = failure_json(_SCHEMA, error, run or Path())
+    if run is None or isinstance(error, UsageError):
+        del value["run"]  # there is none
     if isinstance(error, BuildFailed):
         value["new"] = plain(error.new[:_SHOWN])
         value["diagnostics"] = plain(error.diagnostics[:_SHOWN])

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,9 @@ from kernloop.host.progress import heard_by
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from kernloop.host.progress import Listener
+    from kernloop.runs import Run
 
 __all__ = ["JsonFlag", "Lines", "err", "escape", "fail", "mark", "out", "print_json", "progress"]
 
@@ -84,10 +88,11 @@ def mark(verdict: str) -> str:
 
 
 @contextmanager
-def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
+def progress(quiet: bool = False, record: Run | None = None) -> Iterator[Listener]:
     """What is being done, on stderr: one line with the time it has taken on a terminal, plain lines elsewhere.
 
     `quiet` leaves room for a guest's own output: only the library's slow work (kernloop.host.progress) is told then.
+    Others than who called find it in the run directory of `record`.
     """
     if sys.stderr.isatty() and not quiet:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -109,8 +114,9 @@ def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
                     left = f"about {_minutes(whole - done)} left"
                     bar.update(task, completed=done, total=whole, description=escape(text[:60]), left=left)
 
-            with heard_by(show):
-                yield show
+            kept = _kept(show, record)
+            with heard_by(kept):
+                yield kept
     else:
         told = 0.0
 
@@ -121,14 +127,36 @@ def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
                 if done < told + 30:
                     return
                 told = done
-                text += f" ({100 * done / whole:.0f} %, about {_minutes(whole - done)} left)"
             else:
                 told = 0.0
-            sys.stderr.write(f"kernloop: {text}\n")
+            sys.stderr.write(f"kernloop: {_with_share(text, done, whole)}\n")
             sys.stderr.flush()
 
-        with heard_by(line):
-            yield (lambda text: None) if quiet else line
+        kept = _kept(line, record)
+        with heard_by(kept):
+            yield (lambda *_: None) if quiet else kept
+
+
+# `listener`, and the run directory once a second.
+def _kept(listener: Listener, record: Run | None) -> Listener:
+    if record is None:
+        return listener
+    written = 0.0
+
+    def both(text: str, done: float | None = None, whole: float | None = None) -> None:
+        nonlocal written
+        listener(text, done, whole)
+        if done is None or time.monotonic() > written + 1:
+            written = time.monotonic()
+            record.doing(_with_share(text, done, whole))
+
+    return both
+
+
+def _with_share(text: str, done: float | None, whole: float | None) -> str:
+    if done is None or whole is None:
+        return text
+    return f"{text} ({100 * done / whole:.0f} %, about {_minutes(whole - done)} left)"
 
 
 def _minutes(seconds: float) -> str:

@@ -31,9 +31,10 @@ def conclude_suite(
     schema: str, record: runs.Run, tell: Tell | None, *, as_json: bool, execute: Callable[[Say, Show], Judgement]
 ) -> int:
     """`execute` with words and tests shown as they come; then the verdict. The exit code."""
-    with progress() as say:
+    with progress(record=record) as say:
 
         def show(name: str, status: str) -> None:
+            record.note("test", name=name, status=status)
             if not as_json:
                 colour = "green" if status == Status.PASS else "yellow" if status in GOOD else "red"
                 err.print(f"  [{colour}]{status:8}[/] {escape(name)}")

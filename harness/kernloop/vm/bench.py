@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long it takes to get a guest, and to have it do something: wall and CPU time, in interleaved rounds.
 
-Each measure is taken once a round, so what else the machine does in one of them meets all alike. CPU time is user and
-system time of everything that a measure starts: on a busy machine it says more than the wall.
+Each measure is taken once a round, so what else the machine does in one of them meets all alike.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from kernloop.errors import HarnessError, UsageError
+from kernloop.errors import HarnessError
 from kernloop.host import process, toolset
+from kernloop.host.figures import Figures, Measure, children, chosen, timed
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import refs
 from kernloop.kernel.kernel import Kernel
@@ -26,19 +25,11 @@ from kernloop.vm import accel, client, guests, snapshots
 from kernloop.vm.request import VmRequest
 from kernloop.vm.topology import Topology
 
-__all__ = ["MEASURES", "Figures", "Machine", "Measure", "machine", "measure"]
+__all__ = ["MEASURES", "Machine", "machine", "measure"]
 
 _EXECS = 20
 _SECONDS = 300.0
 _REAPED_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Measure:
-    """`what` is measured, and the seconds that it should take on two idle cores without KVM."""
-
-    what: str
-    target: float | None = None
 
 
 MEASURES = {
@@ -50,23 +41,6 @@ MEASURES = {
     "verify": Measure("verify examples/schedulers/fifo.bpf.c, as a process", 6.0),
     "vng": Measure("vng -r KERNEL -- true, as a process"),
 }
-
-
-@dataclass
-class Figures:
-    """What was measured: seconds of each round; `why` says why there are none."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    why: str = ""
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.wall)
-
-    @property
-    def median_cpu(self) -> float:
-        return statistics.median(self.cpu)
 
 
 @dataclass(frozen=True)
@@ -81,9 +55,7 @@ class Machine:
 
 def measure(names: Sequence[str], rounds: int, *, say: Callable[[str], None]) -> dict[str, Figures]:
     """The figures of `names`. Raises UsageError for a name that there is not, HarnessError when kernloop fails."""
-    unknown = [name for name in names if name not in MEASURES]
-    if unknown:
-        raise UsageError(f"there is no measure {unknown[0]!r}", hint=f"there are: {' '.join(MEASURES)}")
+    chosen(names, MEASURES)
     kernel = refs.resolve(refs.DEFAULT)
     takers = {name: _taker(name, kernel) for name in names}
     found = {name: Figures() for name in names}
@@ -97,12 +69,9 @@ def measure(names: Sequence[str], rounds: int, *, say: Callable[[str], None]) ->
                 continue
             say(f"{name}, {number} of {rounds}")
             try:
-                wall, cpu = take()
+                found[name].add(take())
             except _Missing as missing:
                 found[name] = Figures(why=str(missing))
-                continue
-            found[name].wall.append(wall)
-            found[name].cpu.append(cpu)
     return found
 
 
@@ -140,18 +109,16 @@ def _taker(name: str, kernel: Kernel) -> Callable[[], tuple[float, float]]:
 
 
 def _process(*words: str, env: dict[str, str] | None = None) -> tuple[float, float]:
-    before, began = _children(), time.monotonic()
-    process.run(words, seconds=_SECONDS, what=" ".join(words[1:]), env=env)
-    return time.monotonic() - began, _children() - before
+    return timed(lambda: process.run(words, seconds=_SECONDS, what=" ".join(words[1:]), env=env))
 
 
 def _restore() -> tuple[float, float]:
-    before, began = _children() + time.process_time(), time.monotonic()
+    before, began = children() + time.process_time(), time.monotonic()
     vm = client.start(VmRequest(), bound=True)
     _run_true(vm)
     wall = time.monotonic() - began
     _stop(vm)
-    return wall, _children() + time.process_time() - before
+    return wall, children() + time.process_time() - before
 
 
 def _exec() -> tuple[float, float]:
@@ -205,12 +172,6 @@ def _example() -> Path:
     here = Path(__file__).resolve()
     places = [here.parents[3] / "examples", here.parents[1] / "data/examples"]
     return next(place for place in places if place.exists()) / "schedulers/fifo.bpf.c"
-
-
-# CPU seconds of children that have ended, and of theirs.
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 # CPU seconds of a process that runs, and of its children that have ended.
