@@ -421,3 +421,26 @@ def test_no_text_raises(lines: list[str]) -> None:
 def test_a_stream_cut_in_the_middle_of_a_line_does_not_raise(at: int) -> None:
     text = "\n".join(fixture("sched_ext-7.3.4.log"))
     parse(text[: at * len(text) // 1000].split("\n"))
+
+
+def test_a_recorded_kunit_console_agrees_with_kunits_own_sums() -> None:
+    lines = fixture("kunit-6.12.107.log")
+    report = parse(lines)
+    assert report.problems == ()
+    assert (report.totals.passed, report.totals.skipped, report.totals.all) == (69, 5, 74)
+    # kunit_print_suite_stats() of lib/kunit/test.c, for suites with more than one case.
+    sums = [re.search(r"\] # Totals: pass:(\d+) fail:(\d+) skip:(\d+) total:(\d+)", line) for line in lines]
+    told = [tuple(map(int, found.groups())) for found in sums if found]
+    counted = [totals((test,)) for test in report.tests]
+    ours = [(one.passed, one.failed, one.skipped, one.all) for one in counted]
+    assert len(told) > 5
+    assert [one for one in ours if one in told] == [one for one in ours if one[3] > 1]
+
+
+def test_a_recorded_kunit_console_cut_off_anywhere_keeps_what_came_before() -> None:
+    lines = fixture("kunit-6.12.107.log")
+    for number in range(0, len(lines), 9):
+        report = parse(lines[:number])
+        seen = sum(1 for line in lines[:number] if re.search(r"\] +ok \d+ ", line) and "# SKIP" not in line)
+        assert report.totals.passed <= seen
+        assert report.totals.failed == 0
