@@ -161,7 +161,10 @@ def test_the_users_own_comes_back_byte_for_byte(project: Path) -> None:
     assert "# the good one" in text
     assert "# do not touch" in text
     assert text.index("model") < text.index("[mcp_servers.other]")
-    assert set(json.loads((project / ".mcp.json").read_text())["mcpServers"]) == {"other", "kernloop-vm"}
+    assert set(json.loads((project / ".mcp.json").read_text())["mcpServers"]) == {
+        "other",
+        *(f"kernloop-{server}" for server in SERVERS),
+    }
     install("--project", project)
     install("--project", project, "--uninstall")
     assert files(project) == before
@@ -172,7 +175,7 @@ def test_what_the_user_adds_to_our_entry_stays(project: Path) -> None:
     config = project / ".codex/config.toml"
     config.write_text(config.read_text() + 'enabled_tools = ["run"]\n\n[other]\nx = 1\n')
     install("--agent", "codex", "--project", project)
-    assert tomllib.loads(config.read_text())["mcp_servers"]["kernloop-vm"]["enabled_tools"] == ["run"]
+    assert tomllib.loads(config.read_text())["mcp_servers"][f"kernloop-{SERVERS[-1]}"]["enabled_tools"] == ["run"]
     install("--agent", "codex", "--project", project, "--uninstall")
     assert tomllib.loads(config.read_text()) == {"other": {"x": 1}}
 

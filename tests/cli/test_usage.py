@@ -58,6 +58,7 @@ def mistakes(folder: Path) -> dict[str, tuple[list[str | Path], str]]:
             ["run", "--", "echo", *["x"] * 5000],
             "too long for a guest: 5001 words",
         ),
+        "a tree to measure that is none": (["bench", "build", folder], "is no kernel source tree"),
         "a scheduler that is not there": (["verify", folder / "no.bpf.c"], "no.bpf.c is not there"),
         "a folder for a scheduler": (["verify", folder], "is a folder"),
         "no scheduler": (["verify"], "give either a scheduler"),
@@ -84,6 +85,7 @@ NAMES = [
     "a file that is not there",
     "a folder to take along",
     "a command line too long for a guest",
+    "a tree to measure that is none",
     "a scheduler that is not there",
     "a folder for a scheduler",
     "no scheduler",
@@ -121,7 +123,7 @@ def test_a_mistake_is_answered_with_one_line_and_the_next_step(name: str, tmp_pa
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mistake_with_json_is_one_object(name: str, tmp_path: Path) -> None:
     words, says = mistakes(tmp_path)[name]
-    done = call(*[*words[:1], *words[1:2], "--json", *words[2:]] if words[0] in ("runs", "kernel") else
+    done = call(*[*words[:1], *words[1:2], "--json", *words[2:]] if words[0] in ("runs", "kernel", "bench") else
                 [words[0], "--json", *words[1:]])  # fmt: skip
     value: dict[str, Any] = json.loads(done.stdout)
     assert (done.exit_code, value["exit_code"], value["verdict"]) == (2, 2, None)

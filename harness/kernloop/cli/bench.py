@@ -57,9 +57,9 @@ def build(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Builds of a tree: from nothing, after an edit of kernel/sched/ext.c, unchanged, to the line of an error.
+    """Builds of a kernel tree, from nothing and after an edit.
 
-    That file is edited, and put back.
+    sched_ext's ext.c is edited, and put back.
     """
     before = about()
     names = only or [name for name in builds.MEASURES if full or name != builds.FULL]

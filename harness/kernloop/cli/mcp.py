@@ -13,7 +13,11 @@ from kernloop.errors import UsageError
 from kernloop_mcp import SERVERS
 
 
-def mcp(server: Annotated[str, typer.Argument(help="vm: kernels, runs, VMs that live on.")]) -> None:
+def mcp(
+    server: Annotated[
+        str, typer.Argument(help="vm: kernels, runs, VMs that live on. code: build, config, patch, tests, bisect.")
+    ],
+) -> None:
     """Serve an agent by MCP, over stdio; skills install sets it up."""
     if server not in SERVERS:
         raise fail(UsageError(f"there is no server {server!r}", hint=f"kernloop mcp {SERVERS[0]}"), as_json=False)
