@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,9 +37,8 @@ def request() -> BuildRequest:
     return replace(trees.request(), settings=(("KUNIT_EXAMPLE_TEST", "m"),))
 
 
-@cache
 def kernel() -> Kernel:
-    return modules.build_modules(request(), EXAMPLE).kernel
+    return trees.kernel()
 
 
 @pytest.fixture
