@@ -139,7 +139,7 @@ def remember(folder: Path, tree: Path, before: Survey, recipe: str) -> None:
                 now[name] = (identity, content)
     _write(state / "tree", _lines(before.files))
     _write(state / "hashes", "".join(f"{digest} {identity} {name}\n" for name, (identity, digest) in now.items()))
-    _write(state / "config", (folder / ".config").read_text(errors="replace"))
+    _write(state / "config", _text(folder / ".config"))
     _write(state / "recipe", recipe)
     # Last: without it nothing is believed.
     _write(state / "outputs", _lines(_outputs(folder)))

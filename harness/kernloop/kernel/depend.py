@@ -176,5 +176,5 @@ def modules(folder: Path) -> dict[str, str]:
             parts = (folder / f"{stem}.mod").read_text().split()
         except OSError:
             continue
-        found.update((part, f"{stem}.ko") for part in parts)
+        found.update((normpath(part), f"{stem}.ko") for part in parts)
     return found

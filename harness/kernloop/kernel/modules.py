@@ -13,22 +13,24 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
 from kernloop.host import progress
 from kernloop.host.paths import cache_dir
-from kernloop.kernel import changes, config, depend, savedcmd
+from kernloop.kernel import changes, config, depend, savedcmd, toolchain
 from kernloop.kernel import kernel as kernels
 from kernloop.kernel.build import BuildFolder, BuildRequest, Built, build, diagnose, identity, opened
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.make import Made, make, repair, under_way, unfinished
-from kernloop.kernel.tree import SourceTree
+from kernloop.kernel.tree import SourceTree, building, open_tree
 from kernloop.report.compiler import Diagnostic
 
-__all__ = ["BuiltModules", "Module", "build_modules", "read_module"]
+__all__ = ["BuiltModules", "Module", "build_for", "build_modules", "read_module"]
+
+_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,20 @@ def build_modules(request: BuildRequest, what: str) -> BuiltModules:
     if inside.is_dir() or inside.with_suffix(".c").exists() or what.endswith(".ko"):
         found = _in_tree(request, re.sub(r"(/|\.ko)$", "", what))
     elif outside.is_dir():
-        found = _outside(request, outside.resolve())
+        found = _with_kernel(request, outside.resolve())
     else:
         raise UsageError(f"{what} is no folder of the tree, and none of this machine", hint="as in --module fs/ext4")
+    return replace(found, seconds=round(time.monotonic() - begun, 3))
+
+
+def build_for(kernel: Kernel, source: Path, *, jobs: int | None = None) -> BuiltModules:
+    """Build the folder `source`, which lies outside the tree, for a kernel that was built here, as it is.
+
+    Raises UsageError when it was not, or when its tree was edited since; BuildFailed, HarnessError.
+    """
+    begun = time.monotonic()
+    with _as_left(kernel) as folder:
+        found = _outside(folder, kernel, source.resolve(), jobs or len(os.sched_getaffinity(0)), _SECONDS)
     return replace(found, seconds=round(time.monotonic() - begun, 3))
 
 
@@ -125,9 +138,8 @@ def _resaved(request: BuildRequest, folder: BuildFolder) -> BuiltModules | None:
     return BuiltModules(kernel, (), (), made.steps, diagnostics, new, True, 0)
 
 
-def _outside(request: BuildRequest, source: Path) -> BuiltModules:
-    if not any((source / name).exists() for name in ("Kbuild", "Makefile")):
-        raise UsageError(f"{source} has no Kbuild and no Makefile", hint="one line is enough: obj-m := NAME.o")
+# The kernel first, as the tree is now; then the folder against it.
+def _with_kernel(request: BuildRequest, source: Path) -> BuiltModules:
     with opened(request) as folder:
         current = not config.configure(folder.path, folder.make, request.wish) and _kept(folder) is not None
         current = current and changes.nothing_changed(folder.path, folder.tree.path, identity(folder))
@@ -137,23 +149,58 @@ def _outside(request: BuildRequest, source: Path) -> BuiltModules:
         kernel = _kept(folder)
         if kernel is None:
             raise HarnessError("the kernel was removed while its module was built", hint="do it again")
-        place = _workplace(folder, source)
-        before = changes.survey(source, place.path)
-        recipe = f"{changes.recipe(place.make, folder.tools.programs)}\nkernel {_state(folder.path)}"
-        found = changes.changed(place.path, source, recipe, before)
-        made: Made | None = Made(0, (), 0.0, place.log)
-        quick = True
-        if not found.nothing:
-            made = _again(place, folder, found, _jobs(request)) if found.built else None
-            quick = made is not None
-            if made is None:
-                made = _make(request, place, source)
-        assert made is not None
+        return _outside(folder, kernel, source, _jobs(request), request.seconds)
+
+
+def _outside(folder: BuildFolder, kernel: Kernel, source: Path, jobs: int, seconds: float) -> BuiltModules:
+    if not any((source / name).exists() for name in ("Kbuild", "Makefile")):
+        raise UsageError(f"{source} has no Kbuild and no Makefile", hint="one line is enough: obj-m := NAME.o")
+    place = _workplace(folder, source)
+    before = changes.survey(source, place.path)
+    recipe = f"{changes.recipe(place.make, folder.tools.programs)}\nkernel {_state(folder.path)}"
+    found = changes.changed(place.path, source, recipe, before)
+    if found.nothing:
+        result = BuiltModules(kernel, (), (), (), (), (), True, 0)
+    else:
+        made = _again(place, folder, found, jobs) if found.built else None
+        quick = made is not None
+        if made is None:
+            place.log.unlink(missing_ok=True)
+            words = [*place.make, f"-j{jobs}"]
+            what = f"building {source.name}"
+            made = make(place.path, words, ["modules"], seconds=seconds, what=what, log=place.log)
         diagnostics, new = diagnose(place, made)
-        if not found.nothing:
-            changes.remember(place.path, source, before, recipe)
+        changes.remember(place.path, source, before, recipe)
         result = BuiltModules(kernel, (), (), made.steps, diagnostics, new, quick, 0)
-        return _with_modules(result, folder.path, [place.path / f"{path}.ko" for path in _made(place.path)])
+    return _with_modules(result, folder.path, [place.path / f"{path}.ko" for path in _made(place.path)])
+
+
+# The folder where `kernel` was built, as it was left. The command is that of the build.
+@contextlib.contextmanager
+def _as_left(kernel: Kernel) -> Iterator[BuildFolder]:
+    path = kernel.build
+    if kernel.tree is None or path is None or not (path / "kernloop/recipe").exists():
+        raise UsageError(
+            f"{kernel.ref} was not built here, so no module can be built for it",
+            hint="kernloop kernel build DIR --fragment modules; then --kernel tree:DIR",
+        )
+    tree = open_tree(kernel.tree)
+    with building(path, what=f"building a module for {kernel.ref}", seconds=600):
+        lines = (path / "kernloop/recipe").read_text().splitlines()
+        words = tuple(line.removeprefix("word ") for line in lines if line.startswith("word "))
+        tools = toolchain.find("x86_64", llvm=any("clang" in word for word in words))
+        folder = BuildFolder(path, tree, tools, words)
+        kept = _kept(folder)
+        if (
+            kept is None
+            or kept.digest != kernel.digest
+            or not changes.nothing_changed(path, tree.path, identity(folder))
+        ):
+            raise UsageError(
+                f"{tree.path} was edited or built anew since {kernel.ref} was built",
+                hint=f"kernloop kernel build {tree.path}",
+            )
+        yield folder
 
 
 # By the saved commands, when nothing but sources of modules changed; None when make must do it.
@@ -207,18 +254,6 @@ def _workplace(folder: BuildFolder, source: Path) -> BuildFolder:
     if under_way(path):
         repair(path)
     return BuildFolder(path, SourceTree(source, folder.tree.version), folder.tools, (*folder.make, *words))
-
-
-def _make(request: BuildRequest, place: BuildFolder, source: Path) -> Made:
-    place.log.unlink(missing_ok=True)
-    return make(
-        place.path,
-        [*place.make, f"-j{_jobs(request)}"],
-        ["modules"],
-        seconds=request.seconds,
-        what=f"building {source.name}",
-        log=place.log,
-    )
 
 
 def _jobs(request: BuildRequest) -> int:

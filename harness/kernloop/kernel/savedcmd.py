@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from posixpath import normpath
 
 from kernloop.host import process
 from kernloop.kernel import depend
@@ -78,7 +79,7 @@ def _first(results: Iterable[int]) -> int:
 
 def _parts(place: Workplace, stem: str) -> list[str]:
     try:
-        return (place.folder / f"{stem}.mod").read_text().split()
+        return [normpath(name) for name in (place.folder / f"{stem}.mod").read_text().split()]
     except OSError:
         raise Refused(f"{stem}.mod is not there") from None
 
