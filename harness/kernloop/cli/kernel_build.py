@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kernloop import runs
+from kernloop.cli.kernel_module import Use, try_module
 from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel import fragments, refs
@@ -48,6 +49,17 @@ def build(
     jobs: Annotated[int | None, typer.Option(min=1, help="Commands at once; as many as there are CPUs.")] = None,
     llvm: Llvm = False,
     arch: ArchOption = "x86_64",
+    module: Annotated[
+        str | None, typer.Option(help="Only a module, fs/ext4 or a folder outside the tree; then load it in a guest.")
+    ] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(help="With --module: what uses the loaded module, after --.")
+    ] = None,
+    files: Annotated[
+        list[Path] | None, typer.Option("--with", help="With --module: a file for the guest, into /root.")
+    ] = None,
+    parameter: Annotated[list[str] | None, typer.Option(help="With --module: one of its parameters, A=B.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="With --module: seconds for the command.")] = 120.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Build a kernel from a source tree, which stays clean.
@@ -59,6 +71,11 @@ def build(
     ran: Path | None = None
     try:
         request = BuildRequest(tree, profile, tuple(fragment or ()), settings(setting), base, jobs, llvm, arch)
+        if module is not None:
+            use = Use(module, tuple(command or ()), tuple(files or ()), tuple(parameter or ()), timeout=timeout)
+            raise typer.Exit(try_module(request, use, as_json=as_json))
+        if command or files or parameter:
+            raise UsageError("a command, --with and --parameter are for a module", hint="add --module DIR")
         begun = time.monotonic()
         spec = {"subject": str(tree.expanduser().resolve()), **plain(request)}
         with runs.create("build", _SCHEMA, spec) as record, progress(record=record):
