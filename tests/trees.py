@@ -18,10 +18,11 @@ from kernloop.kernel.build import BuildRequest, Built, build
 from kernloop.kernel.checkout import checkout
 from kernloop.kernel.kernel import Kernel
 
-__all__ = ["FRAGMENTS", "appended", "built", "kernel", "linux", "request", "tiny"]
+__all__ = ["FRAGMENTS", "SETTINGS", "appended", "built", "kernel", "linux", "request", "tiny"]
 
 # What only a kernel of our own has, in one.
 FRAGMENTS = ("modules", "kunit", "kgdb", "pstore", "lkdtm")
+SETTINGS = (("KUNIT_EXAMPLE_TEST", "m"),)
 
 
 @cache
@@ -37,7 +38,7 @@ def linux() -> Path:
 
 
 def request() -> BuildRequest:
-    return BuildRequest(linux(), profile="tiny", fragments=FRAGMENTS)
+    return BuildRequest(linux(), profile="tiny", fragments=FRAGMENTS, settings=SETTINGS)
 
 
 @cache

@@ -49,7 +49,12 @@ async def test_why_a_symbol_is_off_is_told_to_the_unmet_dependency() -> None:
 
 async def test_a_build_names_the_line_of_an_error_and_goes_on_when_it_is_mended() -> None:
     kernel = trees.kernel()
-    how = {"tree": str(trees.linux()), "profile": "tiny", "fragments": list(trees.FRAGMENTS)}
+    how = {
+        "tree": str(trees.linux()),
+        "profile": "tiny",
+        "fragments": list(trees.FRAGMENTS),
+        "config": ["=".join(setting) for setting in trees.SETTINGS],
+    }
     async with here("code") as client:
         agent = Agent(client)
         done = await finished(agent, await agent.call("build", **how))

@@ -31,7 +31,9 @@ def built() -> None:
 
 
 def words(*more: str) -> list[str]:
-    return ["--profile", "tiny", *(w for name in trees.FRAGMENTS for w in ("--fragment", name)), *more]
+    fragments = [word for name in trees.FRAGMENTS for word in ("--fragment", name)]
+    settings = [word for symbol, value in trees.SETTINGS for word in ("--config", f"{symbol}={value}")]
+    return ["--profile", "tiny", *fragments, *settings, *more]
 
 
 def build(*more: str) -> Done:

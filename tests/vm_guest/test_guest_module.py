@@ -19,7 +19,7 @@ import trees
 from kernloop import runs
 from kernloop.errors import SubjectError, UsageError
 from kernloop.kernel import debian, modules
-from kernloop.kernel.build import BuildFailed, BuildRequest
+from kernloop.kernel.build import BuildFailed
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.modules import BuiltModules
 from kernloop.suites import module as suite
@@ -31,10 +31,6 @@ pytestmark = pytest.mark.vm
 
 DRIVERS = ROOT / "examples/drivers"
 EXAMPLE = "lib/kunit/kunit-example-test"
-
-
-def request() -> BuildRequest:
-    return replace(trees.request(), settings=(("KUNIT_EXAMPLE_TEST", "m"),))
 
 
 def kernel() -> Kernel:
@@ -138,7 +134,7 @@ def test_a_symbol_that_nobody_has_fails_the_build(driver: Path) -> None:
 
 
 def test_a_module_of_the_tree_is_built_alone_and_its_tests_are_counted() -> None:
-    built = modules.build_modules(request(), EXAMPLE)
+    built = modules.build_modules(trees.request(), EXAMPLE)
     found = loaded(built)
     assert found.outcome.verdict is Verdict.PASS, found.outcome
     assert found.totals.passed >= 5
@@ -146,7 +142,7 @@ def test_a_module_of_the_tree_is_built_alone_and_its_tests_are_counted() -> None
     before = source.read_text()
     try:
         source.write_text(before.replace("KUNIT_EXPECT_EQ(test, 1 + 1, 2);", "KUNIT_EXPECT_EQ(test, 1 + 1, 3);", 1))
-        edited = modules.build_modules(request(), EXAMPLE)
+        edited = modules.build_modules(trees.request(), EXAMPLE)
         wrong = loaded(edited)
     finally:
         source.write_text(before)
@@ -156,17 +152,17 @@ def test_a_module_of_the_tree_is_built_alone_and_its_tests_are_counted() -> None
     assert wrong.outcome.verdict is Verdict.TEST_FAILED
     assert "example_simple_test" in wrong.outcome.summary
     # make has nothing to add to what was made without it.
-    good = modules.build_modules(request(), EXAMPLE)
+    good = modules.build_modules(trees.request(), EXAMPLE)
     assert good.quick
     assert loaded(good).outcome.verdict is Verdict.PASS
 
 
 def test_what_is_no_module_says_which_symbol_would_make_it_one() -> None:
     with pytest.raises(SubjectError, match="CONFIG_EXT4_FS is n") as caught:
-        modules.build_modules(request(), "fs/ext4")
+        modules.build_modules(trees.request(), "fs/ext4")
     assert "EXT4_FS=m" in caught.value.hint
     with pytest.raises(UsageError, match="no folder of the tree"):
-        modules.build_modules(request(), "fs/no-such-fs")
+        modules.build_modules(trees.request(), "fs/no-such-fs")
 
 
 def test_a_module_of_another_kernel_is_rejected_for_its_version_magic(driver: Path) -> None:

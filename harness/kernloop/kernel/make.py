@@ -72,7 +72,7 @@ def make(
 
     timer = threading.Timer(seconds, give_up)
     told = _Told(folder, what, expected)
-    with owned.group(child.pid), log.open("ab") as file:
+    with owned.group(child.pid), log.open("ab", buffering=0) as file:
         timer.start()
         try:
             assert child.stdout is not None
