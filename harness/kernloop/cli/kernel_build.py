@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from kernloop import runs
-from kernloop.cli.kernel_module import Use, try_module
 from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel import fragments, refs
@@ -72,6 +71,9 @@ def build(
     try:
         request = BuildRequest(tree, profile, tuple(fragment or ()), settings(setting), base, jobs, llvm, arch)
         if module is not None:
+            # It runs guests, which takes long to import, and most builds are of kernels.
+            from kernloop.cli.kernel_module import Use, try_module
+
             use = Use(module, tuple(command or ()), tuple(files or ()), tuple(parameter or ()), timeout=timeout)
             raise typer.Exit(try_module(request, use, as_json=as_json))
         if command or files or parameter:
