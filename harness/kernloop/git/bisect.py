@@ -162,14 +162,16 @@ def _probe(
     if request.host:
         return HostProbe(tree.checkout, tree.path, request.command, request.timeout, what.signature, output)
 
+    target = request.target.pinned(record.path / "given")
+
     # One folder for all commits: what two of them share is not built twice.
     def make(commit: str) -> Built:
         tree.checkout(commit)
-        return build(request.target.build(tree.path, objects))
+        return build(target.build(tree.path, objects))
 
     return GuestProbe(
         make,
-        request.target.run(request.command, request.timeout),
+        target.run(request.command, request.timeout),
         what.signature,
         output,
         built=journal.kernels,
