@@ -29,8 +29,6 @@ def test_what_an_older_kernloop_did_not_write_is_as_by_default() -> None:
 def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         Target(files=(tmp_path / "no",)).check()
-    with pytest.raises(UsageError, match="cannot read"):
-        Target(base=tmp_path / "no").check()
 
 
 def test_an_edit_of_a_fragment_does_not_reach_a_bisect_that_has_begun(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ class Target:
     def check(self) -> None:
         """Raise UsageError for what no guest can be given."""
         parse_cpus(self.cpus)
-        for file in (*self.files, *([self.base] if self.base else [])):
+        for file in self.files:
             if not file.is_file():
-                raise UsageError(f"cannot read {file}", hint="name files that are there")
+                raise UsageError(f"cannot read {file}", hint="--with takes files that are there")
 
     def pinned(self, folder: Path) -> Target:
         """The same with copies, in `folder`, of the configuration files it names: an edit must not reach a search.
