@@ -112,7 +112,6 @@ class Finding:
 def plan(request: Request) -> Plan:
     """Look at what was asked, before anything is made. Raises UsageError for what cannot be searched."""
     policy, signature = Policy(request.runs, request.fail_if), Signature(request.signature)
-    request.target.check()
     if not request.command:
         raise UsageError("there is no command to judge commits by", hint="it comes after --")
     repository = open_repository(request.directory)

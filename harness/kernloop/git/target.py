@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kernloop.errors import UsageError
+from kernloop.kernel import fragments
 from kernloop.kernel.build import BuildRequest
 from kernloop.runs import write_text
 from kernloop.vm import run as vm
@@ -44,11 +45,16 @@ class Target:
         return cls(**known)
 
     def check(self) -> None:
-        """Raise UsageError for what no guest can be given."""
+        """Raise UsageError for what cannot be built or given to a guest, before a tree is checked out for it."""
         parse_cpus(self.cpus)
-        for file in self.files:
-            if not file.is_file():
-                raise UsageError(f"cannot read {file}", hint="--with takes files that are there")
+        if self.profile not in fragments.PROFILES:
+            raise UsageError(f"there is no profile {self.profile!r}", hint=f"--profile: {' '.join(fragments.PROFILES)}")
+        for name in self.fragments:
+            fragments.read(name, "x86_64")
+        for option, files in (("--with", self.files), ("--base", (self.base,))):
+            for file in files:
+                if file is not None and not file.is_file():
+                    raise UsageError(f"cannot read {file}", hint=f"{option} takes a file that is there")
 
     def pinned(self, folder: Path) -> Target:
         """The same with copies, in `folder`, of the configuration files it names: an edit must not reach a search.
@@ -56,9 +62,9 @@ class Target:
         Copies that are there already, of a bisect that is resumed, hold.
         """
         given = enumerate(self.fragments)
-        fragments = tuple(_pinned(name, folder / f"{number}-{Path(name).name}") for number, name in given)
+        copies = tuple(_pinned(name, folder / f"{number}-{Path(name).name}") for number, name in given)
         base = Path(_pinned(str(self.base), folder / "base.config")) if self.base else None
-        return replace(self, base=base, fragments=fragments)
+        return replace(self, base=base, fragments=copies)
 
     def build(self, tree: Path, folder: Path) -> BuildRequest:
         """How `tree` is built, its objects in `folder`."""
