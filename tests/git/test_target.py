@@ -26,8 +26,28 @@ def test_what_an_older_kernloop_did_not_write_is_as_by_default() -> None:
     assert Target.remembered({"profile": "tiny"}) == Target("tiny")
 
 
-def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read"):
-        Target(files=(tmp_path / "no",)).check()
-    with pytest.raises(UsageError, match="cannot read"):
-        Target(base=tmp_path / "no").check()
+def test_what_cannot_be_built_is_refused_before_anything_is_checked_out(tmp_path: Path) -> None:
+    for target, said in [
+        (Target(files=(tmp_path / "no",)), "cannot read"),
+        (Target(base=tmp_path / "no"), "cannot read"),
+        (Target("huge"), "there is no profile 'huge'"),
+        (Target(fragments=("nosuch",)), "there is no Kconfig fragment 'nosuch'"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            target.check()
+    Target("tiny", ("kasan",)).check()
+
+
+def test_an_edit_of_a_fragment_does_not_reach_a_bisect_that_has_begun(tmp_path: Path) -> None:
+    fragment, base = tmp_path / "mine.config", tmp_path / "base"
+    fragment.write_text("CONFIG_KASAN=y\n")
+    base.write_text("CONFIG_SMP=y\n")
+    target = Target(fragments=("kasan", str(fragment)), base=base)
+    pinned = target.pinned(tmp_path / "given")
+    fragment.write_text("CONFIG_KASAN=n\n")
+    base.unlink()
+    again = target.pinned(tmp_path / "given")
+    assert again == pinned and again.base is not None
+    assert again.fragments[0] == "kasan"
+    assert Path(again.fragments[1]).read_text() == "CONFIG_KASAN=y\n"
+    assert again.base.read_text() == "CONFIG_SMP=y\n"

@@ -93,6 +93,7 @@ def bisect(
             tuple(file.absolute() for file in files or ()),
             tuple(append or ()),
         )
+        target.check()
         how = (signature, times, fail_if, timeout)
         if good_config or bad_config:
             if not (good_config and bad_config) or good or host:

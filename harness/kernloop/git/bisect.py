@@ -112,7 +112,6 @@ class Finding:
 def plan(request: Request) -> Plan:
     """Look at what was asked, before anything is made. Raises UsageError for what cannot be searched."""
     policy, signature = Policy(request.runs, request.fail_if), Signature(request.signature)
-    request.target.check()
     if not request.command:
         raise UsageError("there is no command to judge commits by", hint="it comes after --")
     repository = open_repository(request.directory)
@@ -162,14 +161,16 @@ def _probe(
     if request.host:
         return HostProbe(tree.checkout, tree.path, request.command, request.timeout, what.signature, output)
 
+    target = request.target.pinned(record.path / "given")
+
     # One folder for all commits: what two of them share is not built twice.
     def make(commit: str) -> Built:
         tree.checkout(commit)
-        return build(request.target.build(tree.path, objects))
+        return build(target.build(tree.path, objects))
 
     return GuestProbe(
         make,
-        request.target.run(request.command, request.timeout),
+        target.run(request.command, request.timeout),
         what.signature,
         output,
         built=journal.kernels,

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from kernloop.errors import UsageError
+from kernloop.kernel import fragments
 from kernloop.kernel.build import BuildRequest
+from kernloop.runs import write_text
 from kernloop.vm import run as vm
 from kernloop.vm.topology import parse_cpus
 
@@ -43,11 +45,26 @@ class Target:
         return cls(**known)
 
     def check(self) -> None:
-        """Raise UsageError for what no guest can be given."""
+        """Raise UsageError for what cannot be built or given to a guest, before a tree is checked out for it."""
         parse_cpus(self.cpus)
-        for file in (*self.files, *([self.base] if self.base else [])):
-            if not file.is_file():
-                raise UsageError(f"cannot read {file}", hint="name files that are there")
+        if self.profile not in fragments.PROFILES:
+            raise UsageError(f"there is no profile {self.profile!r}", hint=f"--profile: {' '.join(fragments.PROFILES)}")
+        for name in self.fragments:
+            fragments.read(name, "x86_64")
+        for option, files in (("--with", self.files), ("--base", (self.base,))):
+            for file in files:
+                if file is not None and not file.is_file():
+                    raise UsageError(f"cannot read {file}", hint=f"{option} takes a file that is there")
+
+    def pinned(self, folder: Path) -> Target:
+        """The same with copies, in `folder`, of the configuration files it names: an edit must not reach a search.
+
+        Copies that are there already, of a bisect that is resumed, hold.
+        """
+        given = enumerate(self.fragments)
+        copies = tuple(_pinned(name, folder / f"{number}-{Path(name).name}") for number, name in given)
+        base = Path(_pinned(str(self.base), folder / "base.config")) if self.base else None
+        return replace(self, base=base, fragments=copies)
 
     def build(self, tree: Path, folder: Path) -> BuildRequest:
         """How `tree` is built, its objects in `folder`."""
@@ -69,3 +86,13 @@ class Target:
             append=self.append,
             cold=True,
         )
+
+
+# The copy of the file `name`; what names no file is one of kernloop's own fragments.
+def _pinned(name: str, copy: Path) -> str:
+    if not copy.exists():
+        if not Path(name).is_file():
+            return name
+        copy.parent.mkdir(exist_ok=True)
+        write_text(copy, Path(name).read_text())
+    return str(copy)
