@@ -156,6 +156,7 @@ def _bisect(value: Json) -> _Parts:
 
 VERBS: dict[str, Callable[[Json], _Parts]] = {
     "build": _build,
+    "module": _suite,
     "kselftest": _suite,
     "kunit": _suite,
     "bisect": _bisect,
