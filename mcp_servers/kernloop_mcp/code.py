@@ -55,10 +55,15 @@ class Tools:
         config: Settings = [],  # noqa: B006
         base: Annotated[str, Field(description="whole .config instead of profile")] = "",
         llvm: bool = False,
+        module: Annotated[str, Field(description="only fs/ext4, or a folder outside; loads it in a guest")] = "",
+        command: Annotated[str, Field(description="with module: what uses it, for the guest's sh")] = "",
     ) -> CallToolResult:
         """Build a kernel, only what changed; it is then the kernel tree:DIR. Errors come as file, line, function."""
         words = ["kernel", "build", tree, *_wish(profile, fragments, config, base, llvm)]
-        return await self._run(ctx, words, "build")
+        behind = ["sh", "-c", command] if command else []
+        if module:
+            return await self._run(ctx, [*words, "--module", module], "module", behind)
+        return await self._run(ctx, words, "build", behind)
 
     async def config(
         self,

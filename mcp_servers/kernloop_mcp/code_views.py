@@ -14,6 +14,7 @@ from mcp_types import CallToolResult
 
 from kernloop.errors import HarnessError, UsageError
 from kernloop_mcp.tools import answer, in_tools
+from kernloop_mcp.views import excerpt
 
 __all__ = ["VERBS", "config", "over", "patch", "series", "under_way"]
 
@@ -133,7 +134,11 @@ def _suite(value: Json) -> _Parts:
         for one in bad
     ]
     errors = [_diagnostic(one) for one in value.get("diagnostics", ()) if "error" in one["severity"]]
-    head = {"totals": value.get("totals"), "running": value.get("running")}
+    head = {
+        "totals": value.get("totals"),
+        "running": value.get("running"),
+        "console": excerpt(value.get("evidence") or []),
+    }
     more = {
         "problems": value.get("problems", [])[:5],
         "release": (value.get("kernel") or {}).get("guest_release"),
@@ -156,6 +161,7 @@ def _bisect(value: Json) -> _Parts:
 
 VERBS: dict[str, Callable[[Json], _Parts]] = {
     "build": _build,
+    "module": _suite,
     "kselftest": _suite,
     "kunit": _suite,
     "bisect": _bisect,

@@ -19,6 +19,7 @@ __all__ = [
     "OUTPUT_BYTES",
     "again",
     "ended",
+    "excerpt",
     "job_state",
     "kernel_facts",
     "listed_kernels",
@@ -73,7 +74,7 @@ def ended(verdict: dict[str, Any]) -> dict[str, Any]:
 def run_verdict(value: dict[str, Any]) -> CallToolResult:
     if "run" not in value:
         raise UsageError(str(value.get("summary")), hint=str(value.get("next") or ""))
-    console = _excerpt(value.get("evidence") or [])
+    console = excerpt(value.get("evidence") or [])
     err = _kept(value.get("stderr"), _STDERR_BYTES)
     out = _kept(value.get("stdout"), OUTPUT_BYTES - len(console) - len(err))
     return answer(
@@ -98,8 +99,8 @@ def _kept(stream: dict[str, Any] | None, limit: int) -> str:
     return f"[the last {min(limit, len(text))} of {size} bytes]\n{text[-limit:]}"
 
 
-# The console lines that the evidence names first.
-def _excerpt(evidence: list[dict[str, Any]]) -> str:
+def excerpt(evidence: list[dict[str, Any]]) -> str:
+    """The console lines that the evidence names first."""
     first = next((one for one in evidence if one.get("lines")), None)
     if first is None or not Path(first["path"]).exists():
         return ""

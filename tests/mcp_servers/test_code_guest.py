@@ -10,6 +10,7 @@ from agent import Agent, anyio_backend, here
 
 import trees
 from kernloop import runs
+from support import ROOT
 
 __all__ = ["anyio_backend"]
 
@@ -82,3 +83,24 @@ async def test_kunit_of_that_kernel_passes_and_is_told() -> None:
         assert done["verdict"] == "pass", done
         assert done["totals"]["failed"] == 0 and done["totals"]["passed"] > 5
         assert runs.listing()[0].verb == "kunit"
+
+
+async def test_a_driver_with_a_mistake_is_an_oops_and_the_sound_one_passes() -> None:
+    trees.kernel()
+    how = {
+        "tree": str(trees.linux()),
+        "profile": "tiny",
+        "fragments": list(trees.FRAGMENTS),
+        "config": ["=".join(setting) for setting in trees.SETTINGS],
+        "command": "echo 1073741824 > /sys/module/kl_fifo/parameters/size; echo x > /dev/kl_fifo",
+    }
+    async with here("code") as client:
+        agent = Agent(client)
+        drivers = ROOT / "examples/drivers"
+        broken = await finished(agent, await agent.call("build", module=str(drivers / "broken"), **how))
+        assert broken["verdict"] == "oops"
+        assert "kl_fifo_write" in broken["summary"]
+        how["command"] = "echo hello > /dev/kl_fifo"
+        sound = await finished(agent, await agent.call("build", module=str(drivers / "kl_fifo"), **how))
+        assert sound["verdict"] == "pass", sound
+        assert "are for a module" in await agent.refused("build", **how)

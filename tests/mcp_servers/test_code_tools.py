@@ -277,6 +277,33 @@ async def test_a_build_that_failed_is_read_whole_page_by_page_errors_first() -> 
     assert (told[3]["file"], told[3]["line"], told[3]["function"]) == ("kernel/sched/ext3.c", 3, "do_enqueue_task")
 
 
+async def test_a_suite_that_failed_is_read_whole_page_by_page_with_the_crash() -> None:
+    with runs.create("kselftest", "kernloop.kselftest/1", {"subject": "timers"}) as run:
+        (run.path / "console.log").write_text("[    1.0] BUG: kernel NULL pointer dereference\n" * 90)
+        failed = [
+            {"name": f"timers:one_{number}", "status": "fail", "reason": "x" * 90, "said": ["# " + "y" * 300] * 20}
+            for number in range(25)
+        ]
+        run.judge(
+            {
+                "schema": "kernloop.kselftest/1", "verdict": "oops", "summary": "while timers:one_3 ran: oops",
+                "next": "", "exit_code": 1, "run": str(run.path), "totals": {"passed": 7, "failed": 25},
+                "running": "timers:one_3", "results": [{"name": "well", "status": "pass"}, *failed],
+                "evidence": [{"path": str(run.path / "console.log"), "what": "the crash", "lines": [1, 90]}],
+            }
+        )  # fmt: skip
+    told: list[dict[str, Any]] = []
+    async with here("code") as client:
+        while True:
+            answer = await Agent(client).call("wait", id=run.id, skip=len(told))
+            assert tokens(json.dumps(answer, ensure_ascii=False)) <= MOST_OF_AN_ANSWER
+            assert answer["running"] == "timers:one_3" and "NULL pointer" in answer["console"]
+            told += answer["failed"]
+            if "cut" not in answer:
+                break
+    assert [one["test"] for one in told] == [f"timers:one_{number}" for number in range(25)]
+
+
 def test_hints_name_tools() -> None:
     for hint, told in {
         "kernloop run --kernel tree:/a/b -- uname -a": "run('uname -a', kernel='tree:/a/b')",

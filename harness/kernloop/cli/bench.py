@@ -59,10 +59,10 @@ def build(
 ) -> None:
     """Builds of a kernel tree, from nothing and after an edit.
 
-    sched_ext's ext.c is edited, and put back.
+    sched_ext's ext.c is edited, and put back. `module` edits a copy of an example driver.
     """
     before = about()
-    names = only or [name for name in builds.MEASURES if full or name != builds.FULL]
+    names = [*(["full"] if full and not only else []), *(only or builds.USUAL)]
     try:
         with progress() as say:
             found = builds.measure(tree, profile, names, rounds, say=say)

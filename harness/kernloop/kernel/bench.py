@@ -20,17 +20,20 @@ from kernloop.host.paths import cache_dir
 from kernloop.kernel.build import BuildRequest, build
 from kernloop.kernel.tree import open_tree
 
-__all__ = ["EDITED", "FULL", "MEASURES", "measure"]
+__all__ = ["EDITED", "MEASURES", "USUAL", "measure"]
 
 # The heart of sched_ext, a file as long as any: where 7.3 has it, and those before.
 EDITED = (Path("kernel/sched/ext/ext.c"), Path("kernel/sched/ext.c"))
-FULL = "full"
+USUAL = ("edit", "none", "error")
 MEASURES = {
-    FULL: Measure("kernel build from nothing, once", 300),
+    "full": Measure("kernel build from nothing, once", 300),
     "edit": Measure("kernel build after an edit of sched_ext's ext.c, to the image", 25),
     "none": Measure("kernel build again, nothing changed", 5),
     "error": Measure("kernel build with a syntax error at the end of ext.c, to its line", 15),
+    "module": Measure("kernel build --module after an edit of a driver, loaded in a restored guest", 6),
 }
+_MODULES = ("--fragment", "modules", "--fragment", "kunit")
+_DRIVER = "drivers/kl_fifo"
 _SECONDS = 4 * 3600.0
 _UNCACHED = {"CCACHE_DISABLE": "1"}
 
@@ -47,10 +50,12 @@ def measure(
     source.check_clean()
     file = next((source.path / name for name in EDITED if (source.path / name).exists()), None)
     found = {name: Figures() for name in names}
-    if FULL in found:
-        say(f"{FULL}: from nothing, in a folder of its own")
-        found[FULL].add(timed(lambda: _from_nothing(source.path, profile)))
-    others = [name for name in names if name != FULL]
+    if "full" in found:
+        say("full: from nothing, in a folder of its own")
+        found["full"].add(timed(lambda: _from_nothing(source.path, profile)))
+    if "module" in found:
+        _driver(source.path, profile, rounds, found["module"], say)
+    others = [name for name in names if name in USUAL]
     if not others:
         return found
     say("not counted: what is not built yet, or was edited since")
@@ -80,6 +85,31 @@ def _taken(name: str, tree: Path, profile: str, file: Path | None, number: int) 
         _build(tree, profile)
         return taken
     return timed(lambda: _build(tree, profile))
+
+
+# A copy of the example, at one place: its objects are found again by that.
+def _driver(tree: Path, profile: str, rounds: int, figures: Figures, say: Callable[[str], None]) -> None:
+    folder = cache_dir() / "bench" / Path(_DRIVER).name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(_examples() / _DRIVER, folder)
+    words = [*_words(tree, profile), *_MODULES, "--module", str(folder), "--", "true"]
+
+    def run() -> None:
+        process.run(words, seconds=_SECONDS, what="kernloop kernel build --module", env=_UNCACHED)
+
+    say("not counted: a kernel with modules, what it restores from")
+    run()
+    for number in range(1, rounds + 1):
+        say(f"module, {number} of {rounds}")
+        _append(folder / "kl_fifo.c", f"/* kernloop bench: {os.getpid()}, {number} */\n")
+        figures.add(timed(run))
+
+
+# In a checkout, or where the wheel has put it.
+def _examples() -> Path:
+    here = Path(__file__).resolve()
+    places = [here.parents[3] / "examples", here.parents[1] / "data/examples"]
+    return next(place for place in places if place.exists())
 
 
 # The number of the line that was appended.
