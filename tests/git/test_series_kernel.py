@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,11 @@ from kernloop.kernel import refs
 from kernloop.kernel.checkout import checkout
 from repos import Repo
 
-pytestmark = [pytest.mark.vm, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.slow,
+    pytest.mark.skipif("KERNLOOP_LONG_TESTS" not in os.environ, reason="takes minutes: set KERNLOOP_LONG_TESTS"),
+]
 
 SIGNED = "Signed-off-by: Ann Author <ann@example.org>\nSigned-off-by: Carl Committer <carl@example.org>"
 
