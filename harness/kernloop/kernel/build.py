@@ -234,20 +234,22 @@ def _make(request: BuildRequest, folder: BuildFolder, symbols: dict[str, str], o
 
 
 def diagnose(folder: BuildFolder, made: Made) -> tuple[tuple[Diagnostic, ...], tuple[Diagnostic, ...]]:
-    """What the log of `made` says: all, and what the build before did not say. Raises BuildFailed, HarnessError."""
+    """What stands of the log of `made` and of those before it, and what is new. Raises BuildFailed, HarnessError."""
     text = folder.log.read_text(errors="replace") if folder.log.exists() else ""
     said = compiler.parse(text.splitlines(), tree=str(folder.tree.path))
     found = compiler.with_functions(said, lambda file: _lines(folder.tree.path / file))
     known = folder.path / "kernloop" / _KNOWN
     before = _read(known)
     new = tuple(compiler.new(found, before))
-    # A warning of a file that was not compiled this time still stands.
-    compiled = {diagnostic.file for diagnostic in found}
-    keep = [*found, *(d for d in before if d.file not in compiled and not d.is_error)] if made.steps else before
-    known.write_text(json.dumps([asdict(d) for d in keep]))
+    # A warning of a file that was not compiled this time still stands; the links' own are said each time.
+    compiled = {step.partition(" ")[2].rpartition(".")[0] for step in made.steps}
+    compiled |= {diagnostic.file.rpartition(".")[0] for diagnostic in found}
+    old = (d for d in before if d.file and d.file.rpartition(".")[0] not in compiled and not d.is_error)
+    standing = (*found, *old)
+    known.write_text(json.dumps([asdict(d) for d in standing]))
     if made.status != 0:
         _fail(folder, made, found, new)
-    return found, new
+    return standing, new
 
 
 def _fail(folder: BuildFolder, made: Made, found: tuple[Diagnostic, ...], new: tuple[Diagnostic, ...]) -> None:
