@@ -135,7 +135,7 @@ def _suite(value: Json) -> _Parts:
     ]
     errors = [_diagnostic(one) for one in value.get("diagnostics", ()) if "error" in one["severity"]]
     head = {
-        "totals": value.get("totals"),
+        "totals": {name: count for name, count in (value.get("totals") or {}).items() if count},
         "running": value.get("running"),
         "console": excerpt(value.get("evidence") or []),
     }

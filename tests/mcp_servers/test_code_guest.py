@@ -78,10 +78,10 @@ async def test_kunit_of_that_kernel_passes_and_is_told() -> None:
     trees.kernel()
     async with here("code") as client:
         agent = Agent(client)
-        begun = await agent.call("selftest", suite="kunit", tests=["list-kunit-test"], kernel=f"tree:{trees.linux()}")
+        begun = await agent.call("selftest", suite="kunit", tests=["example*"], kernel=f"tree:{trees.linux()}")
         done = await finished(agent, begun)
         assert done["verdict"] == "pass", done
-        assert done["totals"]["failed"] == 0 and done["totals"]["passed"] > 5
+        assert "failed" not in done["totals"] and done["totals"]["passed"] > 2
         assert runs.listing()[0].verb == "kunit"
 
 

@@ -64,10 +64,12 @@ def build_modules(request: BuildRequest, what: str) -> BuiltModules:
     Raises BuildFailed, SubjectError when the configuration makes no module of it, UsageError, HarnessError.
     """
     begun = time.monotonic()
-    outside = Path(what).expanduser()
-    inside = request.tree.expanduser() / what
-    if inside.is_dir() or inside.with_suffix(".c").exists() or what.endswith(".ko"):
-        found = _in_tree(request, re.sub(r"(/|\.ko)$", "", what))
+    outside, tree = Path(what).expanduser(), request.tree.expanduser().resolve()
+    # A path from the root names a folder of this machine, which may be one of the tree.
+    inside = (tree / outside).resolve() if outside.is_absolute() else tree / what
+    known = inside.is_dir() or inside.with_suffix(".c").exists() or what.endswith(".ko")
+    if known and tree in inside.parents:
+        found = _in_tree(request, re.sub(r"\.ko$", "", str(inside.relative_to(tree))))
     elif outside.is_dir():
         found = _with_kernel(request, outside.resolve())
     else:
