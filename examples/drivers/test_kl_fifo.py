@@ -12,7 +12,7 @@ from kernloop.vm.client import VM, ExecResult
 @pytest.fixture
 def fifo(vm: VM, driver: BuiltModules) -> VM:
     [module] = [one for one in driver.modules if one.name == "kl_fifo"]
-    vm.push([module.path], "/root")
+    vm.push(module.path, "/root/")
     assert vm.exec(["insmod", f"/root/{module.path.name}", "size=64"]).status == 0
     return vm
 

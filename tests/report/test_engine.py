@@ -46,6 +46,12 @@ def test_a_recorded_panic_has_its_kind_and_guilty_function(name: str, kind: str,
     assert crash.panicked
 
 
+def test_a_warning_of_a_kernel_that_names_no_files_has_function_and_task() -> None:
+    (crash,) = parse_console(lines_of("warn-7.3.4.log"))
+    assert (crash.kind, crash.severity, crash.title) == ("warning", Severity.WARNING, "WARNING in kl_fifo_exit")
+    assert (crash.function, crash.cpu, crash.comm, crash.pid) == ("kl_fifo_exit", 0, "rmmod", 55)
+
+
 def test_a_fatal_oops_is_one_crash_with_the_oops_as_its_cause() -> None:
     crashes = parse_console(lines_of("tcg-int3-oops-6.12.117.log"))
     last = crashes[-1]
@@ -103,6 +109,8 @@ HEADERS = [
     ("Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled", "oom", "panic"),
     ("Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)", "vfs", "panic"),
     ("WARNING: CPU: 1 PID: 42 at kernel/fork.c:12 copy_process+0x1/0x2", "warning", "warning"),
+    ("WARNING: CPU: 1 PID: 42 at copy_process+0x1/0x2", "warning", "warning"),
+    ("WARNING: at copy_process+0x1/0x2, CPU#1: sh/42", "warning", "warning"),
     ("WARNING: kernel/fork.c:12 at copy_process+0x1/0x2, CPU#1: sh/42", "warning", "warning"),
     ("watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [sh:42]", "soft-lockup", "hang"),
     ("watchdog: Watchdog detected hard LOCKUP on cpu 1", "hard-lockup", "hang"),

@@ -27,12 +27,14 @@ from kernloop.kernel import depend
 __all__ = [
     "Changes",
     "Survey",
+    "built_from",
     "changed",
     "edited_since",
     "forget",
     "nothing_changed",
     "recipe",
     "remember",
+    "sources",
     "survey",
     "will_rebuild",
 ]
@@ -113,6 +115,17 @@ def recipe(words: Sequence[str], programs: Iterable[str], tree: Path | None = No
     if tree is not None:
         lines.append(f"commit {_commit(tree)}")
     return "\n".join(lines)
+
+
+def built_from(folder: Path) -> tuple[str, ...]:
+    """make's words of the last good build in `folder`; none when there is none."""
+    lines = _text(folder / _STATE / "recipe").split("\n")
+    return tuple(line.removeprefix("word ") for line in lines if line.startswith("word "))
+
+
+def sources(folder: Path) -> str:
+    """A digest of all that the last good build in `folder` could read."""
+    return hashlib.sha256((folder / _STATE / "tree").read_bytes()).hexdigest()
 
 
 def forget(folder: Path) -> None:

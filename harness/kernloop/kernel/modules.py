@@ -157,6 +157,7 @@ def _with_kernel(request: BuildRequest, source: Path) -> BuiltModules:
 def _outside(folder: BuildFolder, kernel: Kernel, source: Path, jobs: int, seconds: float) -> BuiltModules:
     if not any((source / name).exists() for name in ("Kbuild", "Makefile")):
         raise UsageError(f"{source} has no Kbuild and no Makefile", hint="one line is enough: obj-m := NAME.o")
+    _prepare(folder, jobs, seconds)
     place = _workplace(folder, source)
     before = changes.survey(source, place.path)
     recipe = f"{changes.recipe(place.make, folder.tools.programs)}\nkernel {_state(folder.path)}"
@@ -177,19 +178,31 @@ def _outside(folder: BuildFolder, kernel: Kernel, source: Path, jobs: int, secon
     return _with_modules(result, folder.path, [place.path / f"{path}.ko" for path in _made(place.path)])
 
 
+# A kernel that has no modules of its own was built without what other modules need: its symbols, how they are linked.
+def _prepare(folder: BuildFolder, jobs: int, seconds: float) -> None:
+    if config.values(folder.path / ".config").get("MODULES") != "y":
+        raise SubjectError("the kernel has no modules: CONFIG_MODULES is off", hint="add --fragment modules")
+    if all((folder.path / name).exists() for name in ("Module.symvers", "scripts/module.lds")):
+        return
+    before = changes.survey(folder.tree.path, folder.path)
+    what = "preparing the kernel for modules"
+    made = make(folder.path, [*folder.make, f"-j{jobs}"], ["modules"], seconds=seconds, what=what, log=folder.log)
+    diagnose(folder, made)
+    changes.remember(folder.path, folder.tree.path, before, identity(folder))
+
+
 # The folder where `kernel` was built, as it was left. The command is that of the build.
 @contextlib.contextmanager
 def _as_left(kernel: Kernel) -> Iterator[BuildFolder]:
     path = kernel.build
-    if kernel.tree is None or path is None or not (path / "kernloop/recipe").exists():
+    words = changes.built_from(path) if path is not None else ()
+    if kernel.tree is None or path is None or not words:
         raise UsageError(
             f"{kernel.ref} was not built here, so no module can be built for it",
             hint="kernloop kernel build DIR --fragment modules; then --kernel tree:DIR",
         )
     tree = open_tree(kernel.tree)
     with building(path, what=f"building a module for {kernel.ref}", seconds=600):
-        lines = (path / "kernloop/recipe").read_text().splitlines()
-        words = tuple(line.removeprefix("word ") for line in lines if line.startswith("word "))
         tools = toolchain.find("x86_64", llvm=any("clang" in word for word in words))
         folder = BuildFolder(path, tree, tools, words)
         kept = _kept(folder)
@@ -264,8 +277,8 @@ def _jobs(request: BuildRequest) -> int:
 
 # What a module outside the tree is made of beside its own sources: the kernel's headers, symbols and configuration.
 def _state(folder: Path) -> str:
-    state = hashlib.sha256()
-    for name in ("kernloop/tree", "Module.symvers", "include/generated/autoconf.h", "include/config/kernel.release"):
+    state = hashlib.sha256(changes.sources(folder).encode())
+    for name in ("Module.symvers", "include/generated/autoconf.h", "include/config/kernel.release"):
         state.update((folder / name).read_bytes())
     return state.hexdigest()
 

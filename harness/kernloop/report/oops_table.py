@@ -249,6 +249,9 @@ ROWS: tuple[Row, ...] = (
         "WARNING in {func}",
         rf"^WARNING: CPU: (?P<cpu>\d+) PID: (?P<pid>\d+) at (?P<what>\S+) {_FUNC}",
         rf"^WARNING: (?P<what>\S+:\d+) at {_FUNC}.*, CPU#(?P<cpu>\d+): (?P<comm>.+)/(?P<pid>\d+)",
+        # Without CONFIG_DEBUG_BUGVERBOSE no file is named.
+        rf"^WARNING: at {_FUNC}.*, CPU#(?P<cpu>\d+): (?P<comm>.+)/(?P<pid>\d+)",
+        rf"^WARNING: CPU: (?P<cpu>\d+) PID: (?P<pid>\d+) at {_FUNC}",
         r"^WARNING: CPU: (?P<cpu>\d+) PID: (?P<pid>\d+)",
         r"^WARNING: (?P<what>\S+:\d+) at ",
     ),

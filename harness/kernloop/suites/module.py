@@ -40,6 +40,8 @@ SCHEMA = "kernloop.module/1"
 _FOLDER = "kl/module"
 _KUNIT = b".kunit_test_suites"
 _KUNIT_DEPTH = 64
+# Without these a kernel that has KUnit may still run no test of a module (lib/kunit/executor.c, CONFIG_KUNIT_*).
+_KUNIT_WORDS = ("enable=1", "autorun=1")
 # Loading and unloading are short; a module that does not come back from them hangs.
 _LOAD_SECONDS = 30.0
 # kmemleak reports what is older than 5 s only (mm/kmemleak.c, MSECS_MIN_AGE).
@@ -56,7 +58,8 @@ _REASONS = (
     (r"Loading of (?:unsigned )?module .*rejected|module verification failed", "its signature is missing", "sign it"),
     (r"GPL-incompatible module .*GPL-only symbol '?(?P<what>\w+)", "GPL-only symbol {what}", "see MODULE_LICENSE"),
     (r"unknown parameter '(?P<what>[^']+)'", "unknown parameter {what}", "modinfo lists those that it has"),
-    (r"Invalid module format|module_layout", "no module for this kernel", "build it against the kernel that runs"),
+    (r"this_module section size|module_layout", "made for another kernel: {release}", "build it against this kernel"),
+    (r"Invalid module format", "no module for this kernel", "build it against the kernel that runs"),
 )
 
 
@@ -99,7 +102,10 @@ def execute(
     entries = [cpio.regular(f"{_FOLDER}/{module.name}.ko", _stripped(module.path)) for module in request.modules]
     files = [initramfs.Payload(file, f"/root/{file.name}") for file in request.files]
     payload = blob(initramfs.payload(files, extra=entries), seed=None)
-    made = backend("micro", kernel, request.topology, request.memory, append=request.append)
+    append = request.append
+    if any(_KUNIT in module.path.read_bytes() for module in request.modules):
+        append = (*append, *(f"kunit.{word}" for word in _KUNIT_WORDS))
+    made = backend("micro", kernel, request.topology, request.memory, append=append)
     say(f"starting {kernel.release}")
     driver = _Driver(request, run, say, on_output)
     watched = asyncio.run(driver.watch(made.attend(payload, run)))
@@ -164,6 +170,7 @@ class _Driver:
         for module in request.modules:
             self._say(f"loading {module.name}")
             words = request.parameters if module.name in request.wanted else ()
+            words = _KUNIT_WORDS if module.name == "kunit" else words
             seconds = request.timeout if _KUNIT in module.path.read_bytes() else _LOAD_SECONDS
             end, status, said = await self._one(session, ("insmod", f"/{_FOLDER}/{module.name}.ko", *words), seconds)
             run.note("insmod", module=module.name, status=status)
@@ -196,8 +203,9 @@ class _Driver:
 
     async def _unload(self, session: Session) -> tuple[End, int]:
         for module in reversed(self._loaded):
-            # Without it the module is there for good (kernel/module/main.c, delete_module).
-            if b"cleanup_module" not in module.path.read_bytes():
+            # With an init and no exit a module is there for good (kernel/module/main.c, delete_module).
+            data = module.path.read_bytes()
+            if b"\0init_module\0" in data and b"\0cleanup_module\0" not in data:
                 continue
             end, status, said = await self._one(session, ("rmmod", module.name), _LOAD_SECONDS)
             self._run.note("rmmod", module=module.name, status=status)
@@ -240,12 +248,16 @@ class _Driver:
         lines = log.read_text(errors="replace").split("\n") if log.exists() else []
         # As many lines as before, so that line numbers are those of the file.
         report = ktap.parse(["" for _ in lines[: self._before]] + lines[self._before :])
-        if any(_KUNIT in module.path.read_bytes() for module in self._loaded) and report.tests:
+        suites = [module.name for module in self._loaded if _KUNIT in module.path.read_bytes()]
+        base = replace(unjudged(request.kernel, run, watched), exit_status=None)
+        if suites and report.tests:
             tests = judge(
                 request.kernel, run, watched, report, deadline=request.timeout, depth=_KUNIT_DEPTH, log="console.log"
             )
+        elif suites:
+            why = f"{', '.join(suites)} was loaded, and KUnit ran none of its tests"
+            tests = Judgement(replace(base, verdict=Verdict.INCONCLUSIVE, summary=why, next="see console.log"))
         else:
-            base = replace(unjudged(request.kernel, run, watched), exit_status=None)
             tests = Judgement(replace(base, verdict=Verdict.PASS, summary=self._done()))
         machine = judge_machine(request.kernel, run, watched, deadline=request.timeout)
         if machine is not None:
@@ -279,18 +291,23 @@ class _Driver:
         said = [
             (number, text)
             for number, text in enumerate(texts, self._before + 1)
-            if text.startswith((f"{name}:", "module:", "Loading of")) or f"module {name}" in text
+            if (text.startswith((f"{name}:", "module:", "Loading of")) or f"module {name}" in text)
+            and "taints kernel" not in text
         ]
         told = " ".join(text for _, text in said)
         evidence = tuple(Evidence("console.log", text, (number, number)) for number, text in said)
         for pattern, what, step in _REASONS:
             if found := re.search(pattern, f"{told} {failure.said}"):
-                why = what.format(what=found["what"]) if "{" in what else what
+                why = what.format(**found.groupdict(), release=self._release(name))
                 return self._refusal(base, name, why, step, evidence)
         words = failure.said.strip().rpartition(": ")[2] or f"exit {failure.status}"
         # Without a word of the kernel's it is the module's own init that returned an error.
         why = f"its init function failed: {words}" if not said else said[-1][1]
         return self._refusal(base, name, why, "its init function returns that error", evidence)
+
+    # What the module was made for, by its own word.
+    def _release(self, name: str) -> str:
+        return next((one.vermagic.partition(" ")[0] for one in self._request.modules if one.name == name), "")
 
     def _refusal(self, base: Outcome, name: str, why: str, step: str, evidence: tuple[Evidence, ...]) -> Outcome:
         return replace(
