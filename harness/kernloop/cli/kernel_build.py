@@ -268,12 +268,16 @@ def _failed(error: HarnessError, run: Path | None) -> dict[str, Any]:
     if run is None or isinstance(error, UsageError):
         del value["run"]  # there is none
     if isinstance(error, BuildFailed):
-        value["new"] = plain(error.new[:_SHOWN])
-        value["diagnostics"] = plain(error.diagnostics[:_SHOWN])
+        value["new"] = plain(_errors_first(error.new)[:_SHOWN])
+        value["diagnostics"] = plain(_errors_first(error.diagnostics)[:_SHOWN])
         value["log"] = str(error.log)
     if isinstance(error, ConfigError):
         value["dropped"] = plain(error.dropped)
     return value
+
+
+def _errors_first(found: tuple[Diagnostic, ...]) -> list[Diagnostic]:
+    return sorted(found, key=lambda one: not one.is_error)
 
 
 # Errors first, then warnings that are new.
