@@ -60,8 +60,12 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 USE = ("sh", "-c", "printf hello > /dev/kl_fifo && test $(head -c 5 /dev/kl_fifo) = hello")
+# What is promised is 6; the machine may have other things to do.
+SECONDS = 12
 # Memory for a ring of this size cannot be had.
 TOO_BIG = "echo 1073741824 > /sys/module/kl_fifo/parameters/size"
+
+RETYPED = "unsigned long done;\n\n	for (done = 0; done < count && kl_ring_space"
 
 
 def test_an_edited_module_is_judged_within_seconds(driver: Path) -> None:
@@ -76,7 +80,19 @@ def test_an_edited_module_is_judged_within_seconds(driver: Path) -> None:
     assert found.outcome.verdict is Verdict.PASS
     assert "boot" not in found.outcome.times
     assert (built.quick, "CC kl_fifo.o" in built.steps, "CC kl_ring_test.o" in built.steps) == (True, True, False)
-    assert took < 12, (built.seconds, found.outcome.times)
+    assert took < SECONDS, (built.seconds, found.outcome.times)
+
+
+def test_the_saved_commands_make_what_make_makes_byte_for_byte(driver: Path) -> None:
+    modules.build_for(kernel(), driver)
+    edit(driver / "kl_ring.h", "size_t done;\n\n	for (done = 0; done < count && kl_ring_space", RETYPED)
+    quick = modules.build_for(kernel(), driver)
+    made = {one.name: one.path.read_bytes() for one in quick.modules}
+    assert {"CC kl_fifo.o", "CC kl_ring_test.o"} <= set(quick.steps)
+    shutil.rmtree(quick.modules[0].path.parent)
+    by_make = modules.build_for(kernel(), driver)
+    assert (quick.quick, by_make.quick) == (True, False)
+    assert {one.name: one.path.read_bytes() for one in by_make.modules} == made
 
 
 def test_what_did_not_change_is_not_built(driver: Path) -> None:
