@@ -51,6 +51,7 @@ _LOG = "build.log"
 _MIB_NEEDED = 3000
 _KERNELS = 40
 _KNOWN = "diagnostics.json"
+_NOTHING = 1 << 20
 _NONE: tuple[Diagnostic, ...] = ()
 # What make does beside compiling when something was compiled: archives, links, BTF, the boot image.
 _LINK_STEPS = 40
@@ -258,23 +259,27 @@ def _fail(folder: BuildFolder, made: Made, found: tuple[Diagnostic, ...], new: t
     shutil.copy2(folder.log, kept)
     if made.status < 0:
         raise HarnessError(f"make was killed by signal {-made.status}", hint="build again: it goes on", evidence=kept)
+    # Some programs of a build fail without a word when they cannot write.
+    if process.disk_full(kept.read_text(errors="replace")) or shutil.disk_usage(folder.path).free < _NOTHING:
+        raise HarnessError(f"the disk is full ({folder.path})", hint=_CURES["disk-full"], evidence=kept)
     for error in errors:
         if error.fault == "machine":
             raise HarnessError(
-                f"the build needs something of this machine: {error.message}", hint=_cure(error), evidence=kept
+                f"the build needs something of this machine: {error.message}",
+                hint=_CURES.get(error.kind, "read the log"),
+                evidence=kept,
             )
         if error.fault == "caller":
             raise UsageError(f"the build was ended: {error.message}", hint="build again", evidence=kept)
     raise BuildFailed(f"building {folder.tree.path.name}", found, new, kept)
 
 
-def _cure(error: Diagnostic) -> str:
-    return {
-        "disk-full": "free some space, or set XDG_CACHE_HOME to a larger file system; then build again: it goes on",
-        "killed": "give the machine more memory, or --jobs 1; then build again: it goes on",
-        "missing-tool": "kernloop doctor --fix",
-        "missing-header": "kernloop doctor --fix",
-    }.get(error.kind, "read the log")
+_CURES = {
+    "disk-full": "free some space, or set XDG_CACHE_HOME to a larger file system; then build again: it goes on",
+    "killed": "give the machine more memory, or --jobs 1; then build again: it goes on",
+    "missing-tool": "kernloop doctor --fix",
+    "missing-header": "kernloop doctor --fix",
+}
 
 
 # The image as a kernel of the cache, under its digest.
