@@ -165,11 +165,14 @@ def test_a_module_of_the_tree_is_built_alone_and_its_tests_are_counted() -> None
     assert (edited.quick, edited.kernel.digest) == (True, built.kernel.digest)
     assert "CC lib/kunit/kunit-example-test.o" in edited.steps
     assert not any("vmlinux" in step for step in edited.steps)
+    # Whoever asks for the kernel by its tree gets this module.
+    assert edited.kernel.module("kunit_example_test") != built.kernel.module("kunit_example_test")
     assert wrong.outcome.verdict is Verdict.TEST_FAILED
     assert "example_simple_test" in wrong.outcome.summary
     # make has nothing to add to what was made without it.
     good = modules.build_modules(trees.request(), EXAMPLE)
     assert good.quick
+    assert good.kernel.module("kunit_example_test") == built.kernel.module("kunit_example_test")
     assert loaded(good).outcome.verdict is Verdict.PASS
 
 

@@ -15,17 +15,17 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
-from kernloop.host import process, progress
-from kernloop.host.cache import ensure, need_space
-from kernloop.host.paths import cache_dir
-from kernloop.kernel import changes, config, depend, kernel, toolchain
+from kernloop.host import progress
+from kernloop.host.cache import need_space
+from kernloop.kernel import changes, config, depend, toolchain
 from kernloop.kernel.config import Wish
 from kernloop.kernel.depend import Rebuild
 from kernloop.kernel.fragments import PROFILES
+from kernloop.kernel.kept import keep
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.make import Made, make, repair, under_way
 from kernloop.kernel.toolchain import ARCHES, Toolchain
@@ -49,7 +49,6 @@ __all__ = [
 _SECONDS = 4 * 3600.0
 _LOG = "build.log"
 _MIB_NEEDED = 3000
-_KERNELS = 40
 _KNOWN = "diagnostics.json"
 _NOTHING = 1 << 20
 _NONE: tuple[Diagnostic, ...] = ()
@@ -199,13 +198,13 @@ def build(request: BuildRequest) -> Built:
             diagnostics, new = diagnose(folder, made)
             config.settled(folder.path)
             changes.remember(folder.path, tree, before, recipe)
-        kept = None
+        brought = None
         if request.arch == "x86_64":
-            kept = _kept(folder, image)
+            brought = keep(folder.path, tree, folder.make, image)
             if request.folder is None:
                 folder.tree.remember(folder.path)
         steps = made.steps if made else ()
-        return Built(kept, image, folder.path, folder.log, steps, rebuild, diagnostics, new, configured)
+        return Built(brought, image, folder.path, folder.log, steps, rebuild, diagnostics, new, configured)
 
 
 def identity(folder: BuildFolder) -> str:
@@ -280,52 +279,6 @@ _CURES = {
     "missing-tool": "kernloop doctor --fix",
     "missing-header": "kernloop doctor --fix",
 }
-
-
-# The image as a kernel of the cache, under its digest.
-def _kept(folder: BuildFolder, image: Path) -> Kernel:
-    ref = f"tree:{folder.tree.path}"
-    digest = hashlib.sha256(image.read_bytes()).hexdigest()
-    place = cache_dir() / "kernels" / f"tree-{digest[:16]}"
-
-    def make_kernel(staging: Path) -> None:
-        shutil.copy2(image, staging / "bzImage")
-        modules = _modules(folder, staging)
-        kernel.store(
-            staging,
-            ref=ref,
-            bzimage=staging / "bzImage",
-            modules=modules,
-            config=folder.path / ".config",
-            source_version=None,
-            tree=folder.tree.path,
-            build=folder.path,
-        )
-
-    kept = kernel.load(ensure(place, make_kernel, what="keeping the kernel"))
-    place.touch()
-    _forget_old(place.parent)
-    (folder.path / "kernloop/kernel").write_text(f"{place.name}\n")
-    return replace(kept, ref=ref)
-
-
-# Each edit makes a kernel of some 30 MB: those used last stay, as many as a long bisect takes.
-def _forget_old(kernels: Path) -> None:
-    found = sorted(kernels.glob("tree-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in found[_KERNELS:]:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _modules(folder: BuildFolder, staging: Path) -> Path | None:
-    if not (folder.path / "modules.order").exists() or not (folder.path / "modules.order").read_text().strip():
-        return None
-    to = staging / "root"
-    words = ["-s", f"INSTALL_MOD_PATH={to}", "INSTALL_MOD_STRIP=1", "DEPMOD=true", "modules_install"]
-    process.run([*folder.make, *words], seconds=600, what="make modules_install")
-    [found] = (to / "lib/modules").iterdir()
-    for link in ("build", "source"):
-        (found / link).unlink(missing_ok=True)
-    return found
 
 
 @contextlib.contextmanager

@@ -19,10 +19,9 @@ from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
 from kernloop.host import progress
-from kernloop.host.paths import cache_dir
 from kernloop.kernel import changes, config, depend, savedcmd, toolchain
-from kernloop.kernel import kernel as kernels
 from kernloop.kernel.build import BuildFolder, BuildRequest, Built, build, diagnose, identity, opened
+from kernloop.kernel.kept import kept, with_modules
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.make import Made, make, repair, under_way, unfinished
 from kernloop.kernel.tree import SourceTree, building, open_tree
@@ -111,7 +110,7 @@ def read_module(path: Path) -> Module:
 
 def _in_tree(request: BuildRequest, what: str) -> BuiltModules:
     with opened(request) as folder:
-        found = _resaved(request, folder)
+        found = _quickly(request, folder)
     if found is None:
         found = _of_build(build(request))
     made = _made(folder.path)
@@ -122,9 +121,9 @@ def _in_tree(request: BuildRequest, what: str) -> BuiltModules:
 
 
 # Without make; None when make must do it.
-def _resaved(request: BuildRequest, folder: BuildFolder) -> BuiltModules | None:
+def _quickly(request: BuildRequest, folder: BuildFolder) -> BuiltModules | None:
     configured = config.configure(folder.path, folder.make, request.wish)
-    kernel = _kept(folder)
+    kernel = kept(folder.path, folder.tree.path)
     tree, recipe = folder.tree.path, identity(folder)
     before = changes.survey(tree, folder.path)
     found = changes.changed(folder.path, tree, recipe, before)
@@ -137,18 +136,20 @@ def _resaved(request: BuildRequest, folder: BuildFolder) -> BuiltModules | None:
         return None
     diagnostics, new = diagnose(folder, made)
     changes.remember(folder.path, tree, before, recipe)
+    kernel = with_modules(folder.path, tree, kernel, [step.removeprefix("LD ") for step in made.steps])
     return BuiltModules(kernel, (), (), made.steps, diagnostics, new, True, 0)
 
 
 # The kernel first, as the tree is now; then the folder against it.
 def _with_kernel(request: BuildRequest, source: Path) -> BuiltModules:
     with opened(request) as folder:
-        current = not config.configure(folder.path, folder.make, request.wish) and _kept(folder) is not None
-        current = current and changes.nothing_changed(folder.path, folder.tree.path, identity(folder))
-    if not current:
+        tree = folder.tree.path
+        configured = config.configure(folder.path, folder.make, request.wish)
+        current = changes.nothing_changed(folder.path, tree, identity(folder)) and kept(folder.path, tree) is not None
+    if configured or not current:
         build(request)
     with opened(request) as folder:
-        kernel = _kept(folder)
+        kernel = kept(folder.path, folder.tree.path)
         if kernel is None:
             raise HarnessError("the kernel was removed while its module was built", hint="do it again")
         return _outside(folder, kernel, source, _jobs(request), request.seconds)
@@ -205,12 +206,9 @@ def _as_left(kernel: Kernel) -> Iterator[BuildFolder]:
     with building(path, what=f"building a module for {kernel.ref}", seconds=600):
         tools = toolchain.find("x86_64", llvm=any("clang" in word for word in words))
         folder = BuildFolder(path, tree, tools, words)
-        kept = _kept(folder)
-        if (
-            kept is None
-            or kept.digest != kernel.digest
-            or not changes.nothing_changed(path, tree.path, identity(folder))
-        ):
+        now = kept(path, tree.path)
+        same = now is not None and now.digest == kernel.digest
+        if not same or not changes.nothing_changed(path, tree.path, identity(folder)):
             raise UsageError(
                 f"{tree.path} was edited or built anew since {kernel.ref} was built",
                 hint=f"kernloop kernel build {tree.path}",
@@ -281,14 +279,6 @@ def _state(folder: Path) -> str:
     for name in ("Module.symvers", "include/generated/autoconf.h", "include/config/kernel.release"):
         state.update((folder / name).read_bytes())
     return state.hexdigest()
-
-
-def _kept(folder: BuildFolder) -> Kernel | None:
-    name = folder.path / "kernloop/kernel"
-    try:
-        return replace(kernels.load(cache_dir() / "kernels" / name.read_text().strip()), ref=f"tree:{folder.tree.path}")
-    except (OSError, HarnessError):
-        return None
 
 
 def _of_build(built: Built) -> BuiltModules:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .build_table import HOST_HEADERS, MACHINE, ROWS, Row
+from .functions import enclosing
 from .lines import read_line
 from .patterns import Pattern
 
@@ -132,48 +133,13 @@ def with_functions(
         if not found.function and found.line and found.file.endswith((".c", ".h")):
             source = read(found.file)
             if source is not None:
-                found = replace(found, function=_enclosing(source, found.line))
+                found = replace(found, function=enclosing(source, found.line))
         result.append(found)
     return tuple(result)
 
 
 def _same(found: Diagnostic) -> tuple[str, ...]:
     return (found.file, found.object, found.function, _NUMBERS.sub("", found.message), found.option, found.tool)
-
-
-_DEFINITION = Pattern(r"^(?:\w.*?\b)?(?!__attribute)(?P<name>[A-Za-z_]\w*)\s*\(")
-_MACRO_DEFINED = Pattern(r"^(?:SYSCALL_DEFINE\d|COMPAT_SYSCALL_DEFINE\d)\((?P<name>\w+)")
-
-
-# Kernel style: a function's name begins in column 0 and its body is between braces in column 0.
-def _enclosing(source: Sequence[str], line: int) -> str:
-    for number in range(min(line, len(source)) - 1, -1, -1):
-        text = source[number]
-        if text.startswith("}") and number != line - 1:
-            return ""
-        if text.startswith("{"):
-            return _name_above(source, number)
-        # The line complained of may be the head itself.
-        if number == line - 1 and text[:1].isalpha() and not text.rstrip().endswith(";"):
-            return _named(text)
-    return ""
-
-
-def _name_above(source: Sequence[str], brace: int) -> str:
-    for number in range(brace - 1, max(brace - 12, -1), -1):
-        text = source[number]
-        if text.startswith(("}", "#")) or not text.strip():
-            return ""
-        if text[:1].isalpha() or text.startswith("_"):
-            name = _named(text)
-            if name:
-                return name
-    return ""
-
-
-def _named(text: str) -> str:
-    found = _MACRO_DEFINED.match(text) or _DEFINITION.match(text)
-    return found["name"] if found else ""
 
 
 class _Parser:

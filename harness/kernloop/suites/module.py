@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modules under test: loaded into a restored guest in their order, used by a command or by their own KUnit tests,
 unloaded again. A crash costs a guest that was restored in a fraction of a second, not a machine.
-
-The kernel says why it does not take a module on its console, in lines that begin with the module's name
-(kernel/module/main.c, kernel/module/version.c); insmod knows the error's number only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,6 +22,7 @@ from kernloop.report.crash import Crash
 from kernloop.report.severity import Severity
 from kernloop.runs import Run
 from kernloop.suites.judge import Judgement, judge
+from kernloop.suites.refusal import refusal
 from kernloop.verdict import Evidence, Outcome, Verdict
 from kernloop.vm import cpio, initramfs
 from kernloop.vm.backends import backend
@@ -46,21 +43,6 @@ _KUNIT_WORDS = ("enable=1", "autorun=1")
 _LOAD_SECONDS = 30.0
 # kmemleak reports what is older than 5 s only (mm/kmemleak.c, MSECS_MIN_AGE).
 _LEAKS = "sleep 6; echo scan > /sys/kernel/debug/kmemleak; cat /sys/kernel/debug/kmemleak"
-# In the order of looking: what the kernel's line says, a stable word for it, what to do.
-_REASONS = (
-    (
-        r"Unknown symbol (?P<what>\w+)",
-        "unknown symbol {what}",
-        "is the module that exports it built and loaded before?",
-    ),
-    (r"version magic '(?P<what>[^']+)'", "made for another kernel: {what}", "build it against the kernel that runs"),
-    (r"disagrees about version of symbol (?P<what>\w+)", "another version of {what}", "build it against this kernel"),
-    (r"Loading of (?:unsigned )?module .*rejected|module verification failed", "its signature is missing", "sign it"),
-    (r"GPL-incompatible module .*GPL-only symbol '?(?P<what>\w+)", "GPL-only symbol {what}", "see MODULE_LICENSE"),
-    (r"unknown parameter '(?P<what>[^']+)'", "unknown parameter {what}", "modinfo lists those that it has"),
-    (r"this_module section size|module_layout", "made for another kernel: {release}", "build it against this kernel"),
-    (r"Invalid module format", "no module for this kernel", "build it against the kernel that runs"),
-)
 
 
 @dataclass(frozen=True)
@@ -286,35 +268,14 @@ class _Driver:
         return machine
 
     def _rejected(self, base: Outcome, lines: Sequence[str], failure: _Failure) -> Outcome:
-        name = failure.module
-        texts = [re.sub(r"^\[ *[\d.]+\](?:\[ *[TC]\d+\])? ", "", line) for line in lines]
-        said = [
-            (number, text)
-            for number, text in enumerate(texts, self._before + 1)
-            if (text.startswith((f"{name}:", "module:", "Loading of")) or f"module {name}" in text)
-            and "taints kernel" not in text
-        ]
-        told = " ".join(text for _, text in said)
-        evidence = tuple(Evidence("console.log", text, (number, number)) for number, text in said)
-        for pattern, what, step in _REASONS:
-            if found := re.search(pattern, f"{told} {failure.said}"):
-                why = what.format(**found.groupdict(), release=self._release(name))
-                return self._refusal(base, name, why, step, evidence)
-        words = failure.said.strip().rpartition(": ")[2] or f"exit {failure.status}"
-        # Without a word of the kernel's it is the module's own init that returned an error.
-        why = f"its init function failed: {words}" if not said else said[-1][1]
-        return self._refusal(base, name, why, "its init function returns that error", evidence)
-
-    # What the module was made for, by its own word.
-    def _release(self, name: str) -> str:
-        return next((one.vermagic.partition(" ")[0] for one in self._request.modules if one.name == name), "")
-
-    def _refusal(self, base: Outcome, name: str, why: str, step: str, evidence: tuple[Evidence, ...]) -> Outcome:
+        module = next(one for one in self._request.modules if one.name == failure.module)
+        found = refusal(module.name, module.vermagic.partition(" ")[0], lines, self._before + 1, failure.said)
+        evidence = tuple(Evidence("console.log", text, (number, number)) for number, text in found.said)
         return replace(
             base,
             verdict=Verdict.REJECTED,
-            summary=f"insmod {name}: {why}",
-            next=step,
+            summary=f"insmod {module.name}: {found.why}",
+            next=found.step,
             evidence=(*evidence, *base.evidence),
         )
 
