@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
-from kernloop.host import progress
+from kernloop.host import process, progress
 from kernloop.host.cache import need_space
 from kernloop.kernel import changes, config, depend, toolchain
 from kernloop.kernel.config import Wish
