@@ -54,7 +54,10 @@ def bisect(
     memory: Annotated[str, typer.Option(help="Guest memory: MiB, or with a unit, as in 2G.")] = "512M",
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the command may take.")] = 120.0,
     files: Annotated[list[Path] | None, typer.Option("--with", help="A file to take along, into /root.")] = None,
-    append: Annotated[list[str] | None, typer.Option(help="Words for the kernel command line.")] = None,
+    append: Annotated[
+        list[str] | None,
+        typer.Option(help="Words for the kernel command line; oops=panic ends a run at once that has crashed."),
+    ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with one that ended early; or last.")] = None,
     abandon: Annotated[str | None, typer.Option(metavar="RUN", help="Remove what such a one has left.")] = None,
     as_json: JsonFlag = False,

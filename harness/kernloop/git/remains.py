@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kernloop.errors import HarnessError, SubjectError, UsageError
 from kernloop.git.worktree import Worktree
+from kernloop.host import progress
 from kernloop.host.cache import exclusive
 from kernloop.host.paths import cache_dir
 from kernloop.runs import Run, listing, read_json, reopen, write_json
@@ -127,6 +128,7 @@ def _remove(scratch: Path | None) -> None:
     if scratch is None:
         return
     common = read_json(scratch / _OWNER).get("common")
+    progress.say("removing the worktree and what was built")
     if common:
         worktree(scratch, Path(common)).remove()
     for path in scratch.iterdir():
