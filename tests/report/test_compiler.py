@@ -198,6 +198,11 @@ def test_a_step_that_fails_without_a_known_complaint_is_told_with_its_last_words
     assert [note.message for note in found.notes] == ["Traceback: no such thing"]
 
 
+def test_a_linker_that_cannot_write_what_it_maps_is_a_full_disk() -> None:
+    (found,) = parse(["  LD      vmlinux.o", "make[3]: *** [scripts/Makefile.vmlinux_o:79: vmlinux.o] Error 135"])
+    assert (found.kind, found.object, found.fault) == ("disk-full", "vmlinux.o", "machine")
+
+
 def test_a_build_folder_in_the_tree_makes_no_difference() -> None:
     for path in ("../../kernel/fork.c", "./kernel/fork.c", "/src/linux/kernel/../kernel/fork.c", "kernel/fork.c"):
         assert parse([f"{path}:1:2: error: x"], tree=TREE)[0].file == "kernel/fork.c"

@@ -57,6 +57,8 @@ _MAKEFILE = r"^(?P<file>[^\s:]*(?:[Mm]akefile|Kbuild)[^\s:]*):(?P<line>\d{1,9}):
 ROWS = (
     # The machine. "No space left" comes from whoever wrote last: a compiler, the assembler, ar, the shell.
     _error("host", "disk-full", r"No space left on device|Disk quota exceeded"),
+    # ld.lld maps what it writes: SIGBUS when the file cannot grow.
+    _error("ld", "disk-full", _STEP, r"Error 135"),
     _error(
         "host",
         "killed",
