@@ -204,6 +204,7 @@ def test_a_result_that_somebody_removed_or_changed_is_built_again(build: Build) 
     (build.folder / "kernel/fork.o").unlink()
     (build.folder / "modules.order").write_text("")
     assert build.changed().outputs == ("kernel/fork.o", "modules.order")
+    assert build.rebuilt().summary() == "0 objects: 2 files of the build are gone or changed"
     assert not build.nothing()
 
 

@@ -19,7 +19,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernloop.kernel import depend
@@ -194,13 +194,14 @@ def will_rebuild(folder: Path, tree: Path, changes: Changes) -> depend.Rebuild:
     why = "" if changes.built else "there is no good build yet"
     if changes.recipe:
         why = "the command, its environment or a tool is another"
-    return depend.will_rebuild(
+    found = depend.will_rebuild(
         folder,
         tree,
         files=(*changes.edited, *changes.moved, *changes.removed, *changes.added),
         symbols=[name for name, _, _ in changes.symbols],
         everything=why,
     )
+    return replace(found, lost=changes.outputs)
 
 
 def nothing_changed(folder: Path, tree: Path, recipe: str) -> bool:

@@ -46,6 +46,7 @@ class Rebuild:
     `objects` all those that are out of date, `causes` why, the furthest reaching first. `modules` are those with such
     an object, `links` says that the kernel itself is linked anew. `everything` is why all may be rebuilt, "" when not;
     `unknown` are changed files that no object names: Makefiles, scripts, Kconfig, new files. make decides about these.
+    `lost` are files of the build folder that somebody else removed or changed.
     """
 
     objects: tuple[str, ...]
@@ -54,6 +55,7 @@ class Rebuild:
     links: bool
     everything: str = ""
     unknown: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line for people."""
@@ -64,6 +66,8 @@ class Rebuild:
             parts.append(f"{len(self.causes) - 3} more causes")
         if self.unknown:
             parts.append(f"make decides about {', '.join(self.unknown[:3])}{', ...' if len(self.unknown) > 3 else ''}")
+        if self.lost:
+            parts.append(f"{len(self.lost)} files of the build are gone or changed")
         if not parts:
             return "nothing"
         count = f"{len(self.objects)} object{'' if len(self.objects) == 1 else 's'}"

@@ -113,6 +113,7 @@ def _in_tree(request: BuildRequest, what: str) -> BuiltModules:
         found = _quickly(request, folder)
     if found is None:
         found = _of_build(build(request))
+        savedcmd.environment(folder.make, folder.path)  # now, so that the next edit need not wait for it
     made = _made(folder.path)
     wanted = [path for path in made if path == what or path.startswith(f"{what}/")]
     if not wanted:
@@ -174,6 +175,7 @@ def _outside(folder: BuildFolder, kernel: Kernel, source: Path, jobs: int, secon
             what = f"building {source.name}"
             made = make(place.path, words, ["modules"], seconds=seconds, what=what, log=place.log)
         diagnostics, new = diagnose(place, made)
+        savedcmd.environment(place.make, place.path)  # now, so that the next edit need not wait for it
         changes.remember(place.path, source, before, recipe)
         result = BuiltModules(kernel, (), (), made.steps, diagnostics, new, quick, 0)
     return _with_modules(result, folder.path, [place.path / f"{path}.ko" for path in _made(place.path)])
@@ -230,7 +232,7 @@ def _again(place: BuildFolder, kernel: BuildFolder, found: changes.Changes, jobs
     objects = sorted({*rebuild.objects, *(name for name in left if name in own)})
     progress.say(f"making {rebuild.summary()}")
     work = savedcmd.Workplace(
-        place.path, kernel.path, kernel.tree.path, savedcmd.environment(kernel.make, kernel.path), place.log, jobs
+        place.path, kernel.path, kernel.tree.path, savedcmd.environment(place.make, place.path), place.log, jobs
     )
     begun = time.monotonic()
     place.log.unlink(missing_ok=True)

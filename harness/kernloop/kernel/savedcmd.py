@@ -46,7 +46,7 @@ class Workplace:
 
 
 def environment(make: Sequence[str], folder: Path) -> dict[str, str]:
-    """What make exports to the commands of a build in `folder`: asked of make once, then kept there."""
+    """What `make`, which builds in `folder`, exports to its commands: asked once, then kept there."""
     digest = hashlib.sha256("\0".join(make).encode()).hexdigest()[:10]
     kept = folder / f"kernloop/environment-{digest}"
     if not kept.exists():
