@@ -93,7 +93,7 @@ def test_a_panic_in_the_middle_names_the_test_and_those_that_did_not_run_are_mis
 
 def test_a_test_that_hangs_is_ended_and_the_next_one_runs() -> None:
     judgement = driven(
-        program("deaf", "trap '' TERM; echo waiting; while :; do sleep 100; done", seconds=2),
+        program("deaf", "trap '' TERM; echo waiting; while :; do sleep 100; done", seconds=10),
         program("next", "exit 0"),
     )
     assert judgement.outcome.verdict is Verdict.HANG
@@ -122,7 +122,7 @@ def test_a_program_that_can_run_one_test_goes_on_with_those_behind_the_one_that_
 
 
 def test_a_living_guest_whose_time_is_over_is_not_judged_a_dead_one_is_a_hang() -> None:
-    slow = driven(program("slow", "sleep 100"), seconds=2)
+    slow = driven(program("slow", "sleep 100"), seconds=10)
     assert slow.outcome.verdict is Verdict.INCONCLUSIVE
     assert "while own:slow ran" in slow.outcome.summary
 
