@@ -259,7 +259,8 @@ def _fail(folder: BuildFolder, made: Made, found: tuple[Diagnostic, ...], new: t
     if made.status < 0:
         raise HarnessError(f"make was killed by signal {-made.status}", hint="build again: it goes on", evidence=kept)
     # Some programs of a build fail without a word when they cannot write.
-    if process.disk_full(kept.read_text(errors="replace")) or shutil.disk_usage(folder.path).free < _NOTHING:
+    full = any(error.kind == "disk-full" for error in errors)
+    if full or process.disk_full(kept.read_text(errors="replace")) or shutil.disk_usage(folder.path).free < _NOTHING:
         raise HarnessError(f"the disk is full ({folder.path})", hint=_CURES["disk-full"], evidence=kept)
     for error in errors:
         if error.fault == "machine":
