@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kernloop.kernel import depend
+from kernloop.kernel import depend, dotconfig
 
 __all__ = [
     "Changes",
@@ -269,7 +269,7 @@ def _commit(tree: Path) -> str:
 
 
 def _symbols(before: str, now: str) -> tuple[tuple[str, str, str], ...]:
-    old, new = depend.config(before), depend.config(now)
+    old, new = dotconfig.symbols(before), dotconfig.symbols(now)
     names = sorted(name for name, _ in old.items() ^ new.items())
     return tuple((name, old.get(name, "n"), new.get(name, "n")) for name in dict.fromkeys(names))
 

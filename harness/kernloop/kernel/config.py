@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kernloop.errors import SubjectError, UsageError
 from kernloop.host import process, progress
-from kernloop.kernel import fragments, kconfig
+from kernloop.kernel import dotconfig, fragments, kconfig
 from kernloop.kernel.fragments import PROFILES, Asked
 
 __all__ = ["ConfigError", "Dropped", "Wish", "configure", "settled", "values"]
@@ -109,7 +109,7 @@ def settled(folder: Path) -> None:
 
 def values(config: Path) -> dict[str, str]:
     """The symbols of a .config that are not off, without their prefix."""
-    return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", config.read_text(), re.M))
+    return dotconfig.symbols(config.read_text())
 
 
 # The lists of what is asked for, later ones over earlier, and what they go over.

@@ -9,13 +9,12 @@ kbuild leaves `.NAME.cmd` beside each object: the command, the source, and all f
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import normpath
 
-__all__ = ["Cause", "Rebuild", "config", "inputs", "modules", "overlooked", "will_rebuild"]
+__all__ = ["Cause", "Rebuild", "inputs", "modules", "overlooked", "will_rebuild"]
 
 # Sources of the host programs that objects are made with; their own .cmd files name sources without a folder.
 _OBJTOOL = ("tools/objtool/", "tools/lib/", "tools/include/", "tools/arch/", "tools/build/", "tools/scripts/")
@@ -137,11 +136,6 @@ def overlooked(folder: Path, tree: Path, rebuild: Rebuild) -> tuple[Path, ...]:
             if made.exists() and made.stat().st_mtime_ns >= changed:
                 found.append(made)
     return tuple(found)
-
-
-def config(text: str) -> Mapping[str, str]:
-    """The symbols of a .config that are not n, without their prefix."""
-    return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", text, re.M))
 
 
 # Each target of the folder with the words that its .cmd file lists: files, and symbols as `include/config/SYM)`.

@@ -7,12 +7,12 @@ import gzip
 import hashlib
 import json
 import lzma
-import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 from kernloop.errors import HarnessError
+from kernloop.kernel import dotconfig
 
 __all__ = ["FACTS", "Kernel", "KernelSource", "load", "store"]
 
@@ -92,7 +92,7 @@ class Kernel:
         """CONFIG_ symbols without the prefix; one that is off is not in it. None when the config is not known."""
         if self.config_path is None:
             return None
-        return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", self.config_path.read_text(), re.M))
+        return dotconfig.symbols(self.config_path.read_text())
 
     def has(self, symbol: str) -> bool | None:
         """Whether `symbol` is y or m; None when the config is not known."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from posixpath import normpath
 
 from kernloop.host import process
-from kernloop.kernel import depend
+from kernloop.kernel import dotconfig
 
 __all__ = ["Refused", "Workplace", "environment", "remake"]
 
@@ -147,7 +147,7 @@ def _finish(place: Workplace, stem: str) -> int:
         if status != 0:
             return status
     status = _again(place, f"{stem}.ko", "LD [M]")
-    config = depend.config((place.kernel / ".config").read_text())
+    config = dotconfig.symbols((place.kernel / ".config").read_text())
     if status == 0 and config.get("DEBUG_INFO_BTF_MODULES") == "y" and (place.kernel / "vmlinux").exists():
         script = place.tree / "scripts/gen-btf.sh"
         if not script.exists():
