@@ -22,7 +22,18 @@ __all__ = ["FRAGMENTS", "SETTINGS", "appended", "built", "kernel", "linux", "req
 
 # What only a kernel of our own has, in one.
 FRAGMENTS = ("modules", "kunit", "kgdb", "pstore", "lkdtm")
-SETTINGS = (("KUNIT_EXAMPLE_TEST", "m"),)
+SETTINGS = (
+    ("KUNIT_EXAMPLE_TEST", "m"),
+    # What a distribution's kernel checks and tiny leaves out, so that crashes on purpose end as they do there.
+    ("STACKPROTECTOR", "y"),
+    ("STACKPROTECTOR_STRONG", "y"),
+    ("VMAP_STACK", "y"),
+    ("HARDENED_USERCOPY", "y"),
+    ("FORTIFY_SOURCE", "y"),
+    ("UBSAN", "y"),
+    ("UBSAN_BOUNDS", "y"),
+    ("SLUB_DEBUG", "y"),
+)
 
 
 @cache
