@@ -21,7 +21,7 @@ from kernloop.kernel.kernel import Kernel
 __all__ = ["FRAGMENTS", "SETTINGS", "appended", "built", "kernel", "linux", "request", "tiny"]
 
 # What only a kernel of our own has, in one.
-FRAGMENTS = ("modules", "kunit", "kgdb", "pstore", "lkdtm")
+FRAGMENTS = ("modules", "kunit", "kgdb", "pstore", "lkdtm", "watchdog")
 SETTINGS = (
     ("KUNIT_EXAMPLE_TEST", "m"),
     # What a distribution's kernel checks and tiny leaves out, so that crashes on purpose end as they do there.
@@ -33,6 +33,8 @@ SETTINGS = (
     ("UBSAN", "y"),
     ("UBSAN_BOUNDS", "y"),
     ("SLUB_DEBUG", "y"),
+    ("DEBUG_LIST", "y"),
+    ("DEBUG_ATOMIC_SLEEP", "y"),
 )
 
 
@@ -54,7 +56,7 @@ def request() -> BuildRequest:
 
 @cache
 def built() -> Built:
-    """The kernel of `request`: modules, KUnit, KGDB, pstore, lkdtm; minutes the first time."""
+    """The kernel of `request`: modules, KUnit, KGDB, pstore, lkdtm, watchdogs; minutes the first time."""
     return build(request())
 
 
