@@ -17,13 +17,14 @@ _INIT = "kernloop-init: "
 class Console:
     """Feed it lines as they come.
 
-    `panic` and `sysrq` are set when the kernel says so, `init_said` is the last complaint of our init, `last_line` the
-    event loop's time of the last line.
+    `panic` and `sysrq` are set when the kernel says so, `panicked` when a dead one has no more to say; `init_said` is
+    the last complaint of our init, `last_line` the event loop's time of the last line.
     """
 
     def __init__(self) -> None:
         self._found: dict[int, Crash] = {}
         self.panic = asyncio.Event()
+        self.panicked = asyncio.Event()
         self.last_line = 0.0
         self.sysrq = asyncio.Event()
         self.init_said = ""
@@ -34,6 +35,9 @@ class Console:
         self._take(self._parser.feed(line))
         if "Kernel panic - not syncing" in line:
             self.panic.set()
+            # The last line of vpanic() (kernel/panic.c), when all is printed; not where the machine resets.
+            if "---[ end Kernel panic" in line:
+                self.panicked.set()
         if line.startswith(_INIT):
             self.init_said = line.removeprefix(_INIT)
         if "sysrq: Show" in line:

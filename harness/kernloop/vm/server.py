@@ -264,7 +264,13 @@ class Server:
         worst = most_severe(self.session.console.crashes)
         if worst is None or worst.severity not in (Severity.PANIC, Severity.OOPS):
             return None
-        return {"verdict": worst.severity, "title": worst.title, "lines": [worst.start_line, worst.end_line]}
+        return {
+            "verdict": worst.severity,
+            "kind": worst.kind,
+            "title": worst.title,
+            "function": worst.function,
+            "lines": [worst.start_line, worst.end_line],
+        }
 
     async def _job(self, job: int, timeout: float) -> dict[str, Any]:
         found = self._find(job)

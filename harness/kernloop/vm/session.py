@@ -205,14 +205,15 @@ class Session:
             {name: round(t, 3) for name, t in self.times.items()},
         )
 
-    # From the console or from pvpanic; then until pvpanic says that all is printed, if it can.
+    # From the console or from pvpanic; then until either says that all is printed.
     async def _panicked(self) -> None:
         machine = self.machine
-        waits = [asyncio.create_task(self.console.panic.wait()), asyncio.create_task(machine.panicked.wait())]
+        signs = (self.console.panic, machine.panicked, self.console.panicked)
+        waits = [asyncio.create_task(sign.wait()) for sign in signs]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             self.console.panic.set()
-            last: list[asyncio.Future[Any]] = [waits[1], machine.ended]
+            last: list[asyncio.Future[Any]] = [*waits[1:], machine.ended]
             await asyncio.wait(last, timeout=_PANIC_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
