@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Code: line as instructions, the faulting one marked.
+
+What the line holds: x86 has 42 bytes before the marked one, so it may begin inside an instruction
+(`show_opcodes()`, arch/x86/kernel/dumpstack.c); arm64 has five words, the last one marked (`dump_kernel_instr()`,
+arch/arm64/kernel/traps.c), riscv twelve parcels of 16 bits (`dump_instr()`, arch/riscv/kernel/traps.c). Boundaries are
+certain from the start of the function: in the line itself, or else before it in vmlinux. Without both, that beginning
+is taken which most others fall in step with, as decoding x86 from a wrong place does after a few instructions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import capstone
+
+from .decoded import Instruction
+
+__all__ = ["Code", "Disassembler", "instructions", "machine_of", "parse_code"]
+
+_MACHINES = {
+    "EM_X86_64": (capstone.CS_ARCH_X86, capstone.CS_MODE_64),
+    "EM_386": (capstone.CS_ARCH_X86, capstone.CS_MODE_32),
+    "EM_AARCH64": (capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM),
+    "EM_ARM": (capstone.CS_ARCH_ARM, capstone.CS_MODE_ARM),
+    "EM_RISCV": (capstone.CS_ARCH_RISCV, capstone.CS_MODE_RISCV64 | capstone.CS_MODE_RISCVC),
+}
+# The longest x86 instruction.
+_LONGEST = 15
+_NOWHERE = 1 << 32
+# Registers that only one architecture prints.
+_TELLING = {"rax": "EM_X86_64", "eax": "EM_386", "x29": "EM_AARCH64", "epc": "EM_RISCV", "badaddr": "EM_RISCV"}
+
+
+@dataclass(frozen=True)
+class Code:
+    """The bytes of the line, and where in them the marked instruction begins."""
+
+    data: bytes
+    marked: int
+
+
+class Disassembler:
+    """capstone for one machine (`EM_X86_64`); x86 in the syntax of the kernel's own tools (AT&T)."""
+
+    def __init__(self, machine: str) -> None:
+        architecture, mode = _MACHINES[machine]
+        self.x86 = architecture == capstone.CS_ARCH_X86
+        self._engine = capstone.Cs(architecture, mode)
+        self._engine.detail = True
+        if self.x86:
+            self._engine.syntax = capstone.CS_OPT_SYNTAX_ATT
+
+    def disassemble(self, data: bytes, address: int) -> list[capstone.CsInsn]:
+        """The instructions up to the first that is none."""
+        return list(self._engine.disasm(data, address))
+
+
+def machine_of(registers: dict[str, int], machine: str = "") -> str:
+    """The ELF machine that a report is of: that of vmlinux, or else as its registers tell; empty when unknown."""
+    found = machine or next((name for register, name in _TELLING.items() if register in registers), "")
+    return found if found in _MACHINES else ""
+
+
+def parse_code(words: tuple[str, ...], machine: str) -> Code | None:
+    """The bytes of a Code: line's words; None where none is marked, or one could not be read by the kernel."""
+    data, marked = b"", None
+    for word in words:
+        bare = word.strip("<>()")
+        if len(bare) != len(word):
+            marked = len(data)
+        if "?" in bare:
+            if marked is not None:
+                return None
+            data = b""
+            continue
+        data += bytes.fromhex(bare) if machine in ("EM_X86_64", "EM_386") else bytes.fromhex(bare)[::-1]
+    return Code(data, marked) if marked is not None else None
+
+
+def instructions(
+    code: Code,
+    disassembler: Disassembler,
+    *,
+    offset: int | None,
+    address: int = 0,
+    before: bytes = b"",
+    comment: Callable[[capstone.CsInsn], str] = lambda _: "",
+) -> tuple[Instruction, ...]:
+    """The instructions of `code`; `offset` is that of the marked one in its function, `address` its own.
+
+    `before` is what vmlinux has from the function's start to the line's first byte.
+    """
+    begin = _begin(code, disassembler, offset, before)
+    if begin is None:
+        begin = code.marked
+    # Where nobody knows the address, targets of jumps are told as offsets in the function.
+    address = address or (_NOWHERE if offset is None else offset)
+    first = address - (code.marked - begin)
+    # Cut at the mark: what precedes it ends there, whatever a wrong byte before it makes of it.
+    found = disassembler.disassemble(code.data[begin : code.marked], first)
+    found += disassembler.disassemble(code.data[code.marked :], address)
+    return tuple(
+        Instruction(
+            insn.address - address + (offset or 0),
+            insn.bytes.hex(" "),
+            f"{insn.mnemonic} {insn.op_str}".strip() + (f"  # {text}" if (text := comment(insn)) else ""),
+            insn.address == address,
+        )
+        for insn in found
+    )
+
+
+# Where in the line the first instruction begins.
+def _begin(code: Code, disassembler: Disassembler, offset: int | None, before: bytes) -> int | None:
+    if not disassembler.x86:
+        return 0
+    if offset is not None and offset <= code.marked:
+        return code.marked - offset
+    if before:
+        data = before + code.data[: code.marked]
+        at = 0
+        for insn in disassembler.disassemble(data, 0):
+            if insn.address >= len(before):
+                break
+            at = insn.address + insn.size
+        if at >= len(before) and _hits(code, disassembler, at - len(before)):
+            return at - len(before)
+    votes: Counter[int] = Counter()
+    for start in range(min(_LONGEST, code.marked)):
+        if _hits(code, disassembler, start):
+            for insn in disassembler.disassemble(code.data[start : code.marked], start):
+                votes[insn.address] += 1
+    if not votes:
+        return None
+    # The earliest boundary that at least half as many beginnings agree on as on any.
+    most = max(votes.values())
+    return min(at for at, count in votes.items() if count * 2 >= most)
+
+
+# Whether decoding from `start` comes upon the marked byte.
+def _hits(code: Code, disassembler: Disassembler, start: int) -> bool:
+    if start == code.marked:
+        return True
+    found = disassembler.disassemble(code.data[start : code.marked], start)
+    return bool(found) and found[-1].address + found[-1].size == code.marked
