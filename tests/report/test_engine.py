@@ -123,15 +123,16 @@ HEADERS = [
     ("BUG: workqueue lockup - pool cpus=1 node=0 flags=0x0 nice=0 stuck for 31s!", "workqueue-lockup", "hang"),
     ("BUG: scheduling while atomic: sh/42/0x00000002", "scheduling-while-atomic", "oops"),
     ("BUG: sleeping function called from invalid context at mm/slab.h:1", "sleeping-function", "warning"),
-    ("BUG: KASAN: slab-use-after-free in foo_bar+0x1/0x2 [mod]", "kasan", "oops"),
-    ("BUG: KFENCE: use-after-free read in foo_bar+0x1/0x2", "kfence", "oops"),
-    ("BUG: KCSAN: data-race in foo_bar / foo_baz", "kcsan", "warning"),
-    ("UBSAN: array-index-out-of-bounds in kernel/foo.c:12:3", "ubsan", "warning"),
-    ("WARNING: possible circular locking dependency detected", "deadlock", "warning"),
-    ("WARNING: possible recursive locking detected", "deadlock", "warning"),
-    ("WARNING: possible irq lock inversion dependency detected", "deadlock", "warning"),
+    ("BUG: KASAN: slab-use-after-free in foo_bar+0x1/0x2 [mod]", "kasan-use-after-free-read", "oops"),
+    ("BUG: KFENCE: use-after-free read in foo_bar+0x1/0x2", "kfence-use-after-free-read", "oops"),
+    ("BUG: KCSAN: data-race in foo_bar / foo_baz", "kcsan-datarace", "warning"),
+    ("UBSAN: array-index-out-of-bounds in kernel/foo.c:12:3", "ubsan-array-index", "warning"),
+    # A header whose body is missing is not believed beyond its first word.
+    ("WARNING: possible circular locking dependency detected", "warning", "warning"),
+    ("WARNING: possible recursive locking detected", "warning", "warning"),
+    ("WARNING: possible irq lock inversion dependency detected", "warning", "warning"),
     ("WARNING: SOFTIRQ-safe -> SOFTIRQ-unsafe lock order detected", "deadlock", "warning"),
-    ("WARNING: inconsistent lock state", "inconsistent-lock-state", "warning"),
+    ("WARNING: inconsistent lock state", "warning", "warning"),
     ("list_del corruption, ffff8880 ->next is LIST_POISON1", "corrupted-list", "oops"),
     ("BUG: Bad page state in process sh  pfn:12345", "bad-page", "oops"),
     ('sched_ext: BPF scheduler "qmap" disabled (runtime error)', "sched-ext", "ejected"),
@@ -186,7 +187,7 @@ NULL_DEREF = NULL_DEREF_TEXT.splitlines()
 
 def test_a_fault_is_blamed_on_the_function_the_cpu_was_in() -> None:
     (crash,) = parse_console(NULL_DEREF)
-    assert crash.title == "BUG: kernel NULL pointer dereference in foo_read"
+    assert crash.title == "BUG: unable to handle kernel NULL pointer dereference in foo_read"
     assert (crash.cpu, crash.comm, crash.pid) == (3, "my prog", 42)
     assert crash.severity is Severity.OOPS
     assert not crash.panicked
@@ -228,7 +229,7 @@ def test_a_hung_task_is_blamed_on_what_it_waits_in() -> None:
         "INFO: task cat:43 blocked for more than 120 seconds.",
     ]
     first, second = parse_console(lines)
-    assert (first.title, first.comm, first.pid) == ("task hung in my_ioctl", "sh", 42)
+    assert (first.title, first.comm, first.pid) == ("INFO: task hung in my_ioctl", "sh", 42)
     assert (second.function, second.pid) == (None, 43)
 
 
@@ -284,7 +285,7 @@ WORDS = st.sampled_from([text for text, _, _ in HEADERS] + NULL_DEREF)
 def test_any_text_never_raises_and_line_by_line_equals_at_once(lines: list[str]) -> None:
     parser = ConsoleParser()
     fed = {crash.start_line: crash for line in lines if (crash := parser.feed(line))}
-    if last := parser.finish():
+    while last := parser.finish():
         fed[last.start_line] = last
     assert tuple(fed[start] for start in sorted(fed)) == parse_console(lines)
     for crash in fed.values():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernloop.report.frames import Frame, base_name, guilty, parse_frame, rip_function
+from kernloop.report.frames import Frame, base_name, guilty, parse_frame, rip_function, source_name
 from kernloop.report.lines import Line, read_line
 
 
@@ -54,6 +54,33 @@ def test_compiler_made_names_lose_their_tails() -> None:
     assert base_name("do_exit.cold") == "do_exit"
     assert base_name("foo.constprop.0.isra.0") == "foo"
     assert base_name("foo") == "foo"
+    assert base_name("_RNvMs2_NtCs1a2B_2kl4nodeNtB5_4Node9kl_guilty") == "kl_guilty"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "kl login: [    5.123456][  T123] hello",
+        "** 12 printk messages dropped ** [    5.123456][  T123] hello",
+        "Nov 21 12:00:00 host kernel: [    5.123456][  T123] hello",
+        "2026-11-21T12:00:00,123456+00:00 host kernel: [    5.123456][  T123] hello",
+    ],
+)
+def test_what_stands_before_the_prefix_of_printk_goes(raw: str) -> None:
+    assert read_line(raw) == Line("hello", 5.123456, "T123")
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("__x64_sys_read", "sys_read"),
+        ("__se_sys_mremap", "mremap"),
+        ("ksys_write", "write"),
+        ("vfs_read", "vfs_read"),
+    ],
+)
+def test_a_title_names_a_system_call_without_its_architecture(name: str, short: str) -> None:
+    assert source_name(name) == short
 
 
 def test_machinery_is_never_guilty() -> None:

@@ -45,6 +45,9 @@ VERBS = {
         "kselftest:kselftest", "Build the kernel's own selftests, run them in a guest, and say which did not pass."
     ),
     "kunit": Verb("kunit:kunit", "Boot a kernel that has KUnit, run its unit tests, and say which did not pass."),
+    "report": Verb(
+        "report:report", "Kernel crashes in a console log: kind, guilty function, title, fingerprint, evidence."
+    ),
     "replay": Verb("replay:replay", "Repeat a run that was in virtual time, and compare it byte by byte."),
     "bisect": Verb("bisect:bisect", "Find the commit, or the symbol, that makes a command fail.", command_behind=True),
     "vm": Verb("vm:app", "VMs that live on between calls: start, exec, console, snapshot, ssh, stop."),

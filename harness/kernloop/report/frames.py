@@ -2,8 +2,9 @@
 """Stack frames as the kernel prints them, and which of them can be the guilty one.
 
 `%pB` and `%pS` (lib/vsprintf.c, kernel/kallsyms.c) write `symbol+0xoffset/0xsize [module build-id]`; a leading `? ` is
-the unwinder's word for "found on the stack, perhaps stale" (arch/x86/kernel/dumpstack.c). Kernels before 4.15 put the
-address in `[<...>]` first.
+the unwinder's word for "found on the stack, perhaps stale" (arch/x86/kernel/dumpstack.c), and so is powerpc's
+`(unreliable)` behind it. Kernels before 4.15 put the address in `[<...>]` first; 32-bit arm writes
+`[<pc>] (callee) from [<lr>] (caller+0x..)`, or the same without addresses.
 
 >>> parse_frame("  ? handle_mm_fault+0xcf/0x200 [kvm]")
 Frame(function='handle_mm_fault', offset=207, size=512, module='kvm', reliable=False)
@@ -15,43 +16,31 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .machinery import is_machinery
 from .patterns import Pattern
 
-__all__ = ["Frame", "base_name", "guilty", "parse_frame", "rip_function"]
+__all__ = ["Frame", "base_name", "guilty", "parse_frame", "rip_function", "source_name"]
 
 _SYMBOL = (
-    r"(?P<func>[A-Za-z_$][\w.$]*)(?:\+(?P<offset>0x[0-9a-f]+)/(?P<size>0x[0-9a-f]+))"
+    r"(?P<func>[A-Za-z_$][\w.$]*)(?:\+(?P<offset>0x[0-9a-f]{1,16})/(?P<size>0x[0-9a-f]{1,16}))"
     r"(?: \[(?P<module>[\w-]+)(?: [0-9a-f]+)?\])?"
 )
-_FRAME = Pattern(rf"^\s*(?:\[<[0-9a-fA-F]+>\]\s*)*(?P<stale>\? )?{_SYMBOL}(?=\s|$)")
-_RIP = Pattern(rf"\b(?:RIP|IP|pc)\s?: (?:[0-9a-f]{{4}}:)?(?:\[<[0-9a-fA-F]+>\]\s*)*{_SYMBOL}")
+_PC = r"(?:\(?\[<?(?:0x)?[0-9a-fA-F]+>?\]\s*)*"
+_FRAME = Pattern(rf"^\s*{_PC}(?P<stale>\? )?{_SYMBOL}(?=[\s)]|$)(?P<doubt>\)? \(unreliable\))?")
+_ARM = Pattern(rf"^\s*{_PC}\(?(?P<callee>[A-Za-z_][\w.]*)\)? from {_PC}\(?{_SYMBOL}")
+_RIP = Pattern(
+    rf"(?:\b(?:[RE]?IP|e?pc)\s?: |\bPC is at |\bNIP(?: \[[0-9a-f]+\]|:) )(?:[0-9a-f]{{2,4}}:)?{_PC}{_SYMBOL}"
+    rf"|^Krnl PSW : [0-9a-f]+ [0-9a-f]+ \({_SYMBOL.replace('(?P<', '(?P<s_')}"
+)
 # What the compiler appends to the name of a clone or a split-off cold part.
 _TAIL = Pattern(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*|\.\d+)+$")
-
-# Functions that report, dispatch or wait rather than err: never the guilty one.
-_MACHINERY = Pattern(
-    r"""^(?:
-    dump_stack\w*|__?dump_stack|show_stack|v?panic|nmi_panic|oops_end|oops_\w+|die\w*|__die\w*|__warn\w*|warn_slowpath\w*|report_bug
-    |handle_bug|exc_\w+|asm_\w+|do_trap|do_error_trap|do_int3\w*|page_fault_oops|__bad_area\w*|bad_area\w*|no_context|do_user_addr_fault
-    |do_kern_addr_fault|fixup_\w+|print_\w+|__?kasan_\w*|kasan_\w*|__asan_\w+|__hwasan_\w+|check_memory_region|__kmsan_\w+|kmsan_\w+
-    |kfence_\w+|__kfence_\w+|kcsan_\w+|__tsan_\w+|__ubsan_\w+|ubsan_\w+|handle_overflow|val_to_string
-    |__list_(?:add|del)\w*_(?:valid|or_report)\w*|__list_\w+_valid|list_(?:add|del|move)\w*|refcount_\w+|__refcount_\w+|usercopy_abort
-    |__check_(?:object_size|heap_object)|check_heap_object|__might_(?:sleep|resched|fault)|___might_sleep|__schedule_bug|__schedule
-    |schedule\w*|preempt_schedule\w*|io_schedule\w*|__switch_to\w*|context_switch|do_wait_for_common|wait_for_co\w+|__wait_for_co\w+
-    |__mutex_lock\w*|mutex_lock\w*|down_(?:read|write|interruptible|killable)\w*|__down\w*|rwsem_\w+|rt_mutex_\w+|percpu_rwsem_wait
-    |_raw_\w*(?:lock|trylock)\w*|do_raw_\w+|native_queued_\w+|queued_\w+|__pv_queued_\w+|pv_queued_\w+|lock_acquire|lock_release
-    |__lock_\w+|check_(?:noncircular|prev\w+|deadlock|irq_usage|wait_context)|validate_chain|mark_lock\w*|mark_held_locks|lockdep_\w+
-    |debug_(?:check_no_locks\w*|mutex_\w+|spin_\w+)|spin_(?:bug|dump|lock|unlock)\w*|rcu_\w*stall\w*|rcu_check_\w+|rcu_dump_\w+
-    |rcu_pending|rcu_sched_clock_irq|check_cpu_stall|trigger_\w+backtrace\w*|nmi_\w+|arch_trigger_\w+|watchdog_\w+|lockup_\w+
-    |update_process_times|tick_\w+|hrtimer_\w+|__hrtimer_\w+|__?run_hrtimer\w*|\w*sysvec_\w+|smp_call_\w+|csd_\w+|generic_exec_single
-    |on_each_cpu\w*|native_safe_halt|default_idle\w*|irq_exit\w*|__irq_exit\w*|common_interrupt|common_startup_64
-    |memset\w*|memcpy\w*|memmove\w*|__memset|__memcpy|__memmove|strlen|strcmp|strn?len\w*|__fortify_\w+|fortify_panic
-    |bad_page|free_page_is_bad\w*|free_unref_\w+|scx_vexit|__scx_exit|scx_exit\w*|scx_(?:bpf_)?(?:v|ops_)?error\w*
-    |sched_show_task|dump_(?:cpu_task|backtrace)|__sanitizer_\w+|smp_apic_timer_interrupt|show_regs|apic_timer_interrupt
-    |ret_from_fork\w*|entry_\w+|do_syscall_\w+|x64_sys_call|kthread
-    )$""",
-    re.VERBOSE,
+# What the build puts before the name of a system call: the same one is found on all architectures without it.
+_SYSCALL = Pattern(
+    r"^(?:__(?:x64|ia32|arm64|arm|s390x?|riscv|powerpc|mips|loongarch)_(?=(?:compat_)?sys_)|__(?:se|do)_sys_"
+    r"|_{2,4}sys_|ksys_|compat_SYSC_|compat_SyS_|SYSC_|SyS_)"
 )
+_RUST = Pattern(r"^_R[A-Za-z]")
+_RUST_WORD = Pattern(r"(?<!\d)([1-9]\d{0,2})_?(?=[A-Za-z_])")
 
 
 @dataclass(frozen=True)
@@ -66,33 +55,55 @@ class Frame:
 
 
 def base_name(function: str) -> str:
-    """The function's name in the source: `do_exit.cold` is `do_exit`."""
+    """The function's name in the source: `do_exit.cold` is `do_exit`; of Rust's mangled ones the last part."""
+    if _RUST.match(function):
+        return _rust_name(function)
     return _TAIL.sub("", function)
+
+
+def source_name(function: str) -> str:
+    """The name for a title: a system call goes without what an architecture puts before it."""
+    return _SYSCALL.sub("", function) or function
 
 
 def parse_frame(text: str) -> Frame | None:
     """The frame that a console line (without its printk prefix) holds, or None."""
+    if "+0x" not in text:
+        return None
     match = _FRAME.match(text)
-    return _frame(match) if match else None
+    if match:
+        return _frame(match, not (match["stale"] or match["doubt"]))
+    match = _ARM.match(text)
+    return _frame(match, True) if match else None
 
 
 def rip_function(text: str) -> Frame | None:
     """The frame of a `RIP: 0010:symbol+0x..` line of kernel mode; None for user mode and for a bare address."""
     match = _RIP.search(text)
-    return _frame(match) if match else None
+    return _frame(match, True) if match else None
 
 
-def guilty(frames: Iterable[Frame]) -> str | None:
+def guilty(frames: Iterable[Frame], extra: str = "") -> str | None:
     """The first reliable frame that neither reports, dispatches nor waits."""
     for frame in frames:
         name = base_name(frame.function)
-        if frame.reliable and not _MACHINERY.match(name):
+        if frame.reliable and not is_machinery(name, extra):
             return name
     return None
 
 
-def _frame(match: re.Match[str]) -> Frame:
+def _frame(match: re.Match[str], reliable: bool) -> Frame:
     found = match.groupdict()
-    return Frame(
-        found["func"], int(found["offset"], 16), int(found["size"], 16), found["module"], not found.get("stale")
-    )
+    if found["func"] is None:
+        found = {name.removeprefix("s_"): value for name, value in found.items() if name.startswith("s_")}
+    return Frame(found["func"], int(found["offset"], 16), int(found["size"], 16), found["module"], reliable)
+
+
+# Rust's v0 mangling writes each part of a path as its length and its letters; the path's last part is the function.
+def _rust_name(mangled: str) -> str:
+    found, at = mangled, 0
+    while word := _RUST_WORD.search(mangled, at):
+        name = mangled[word.end() : word.end() + int(word[1])]
+        at = word.end() + len(name)
+        found = name or found
+    return found

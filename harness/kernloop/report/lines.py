@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from .patterns import Pattern
 
-__all__ = ["Line", "read_line", "split_lines", "without_escapes"]
+__all__ = ["Line", "is_printk", "read_line", "split_lines", "without_escapes"]
 
 # Longer than any line that printk or a verifier writes, short enough that any number in it can be converted.
 _MAX_LENGTH = 4000
@@ -27,6 +27,12 @@ _LEVEL = Pattern(r"<([0-9]{1,3})>")
 # Old kernels put the caller inside: `[    1.234567,0]` (arm64 vendor trees) or `[    1.234567] [T1]`.
 _STAMP = Pattern(r"\[ *([0-9]{1,9}\.[0-9]{1,9})(?:,[0-9]+)?\]")
 _CALLER = Pattern(r"\s?\[ *([TC][0-9]{1,9})\]")
+# What may stand before printk's prefix: the log of a syslog daemon or journald, a prompt, printk's word on lost lines.
+_BEFORE = Pattern(
+    r"^(?:\*\* \d+ printk messages dropped \*\* |[^\[]{0,80} login: |[A-Z][a-z]{2} +\d+ [\d:]{8} \S+ kernel: "
+    r"|\d{4}-\d\d-\d\d[T ][\d:.,+-]+\S* (?:\S+ )?kernel(?:\[\d+\])?: )+(?=(?:<[0-9]{1,3}>)?\[ *\d+\.\d+)"
+)
+_PRINTK = Pattern(r"(?:<[0-9]{1,3}>)?\[ *[0-9]{1,9}\.[0-9]{1,9}\]")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,16 @@ class Line:
     caller: str | None = None
     level: int | None = None
 
+    @property
+    def context(self) -> str:
+        """Who wrote it, as far as can be told: a task, a CPU, the kernel, or somebody."""
+        return self.caller or ("" if self.timestamp is None else "kernel")
+
+
+def is_printk(raw: str) -> bool:
+    """Whether a line of the console carries printk's prefix: a cheap test."""
+    return _PRINTK.match(raw) is not None
+
 
 def read_line(raw: str) -> Line:
     """Split one console line; a line that printk did not write comes back with its text alone."""
@@ -45,8 +61,12 @@ def read_line(raw: str) -> Line:
     text = without_escapes(text)
     if "\r" in text:
         text = text.rsplit("\r", 1)[1]
-    text = _CONTROL.sub("", text[:_MAX_LENGTH])
+    text = text[:_MAX_LENGTH]
+    if not text.isprintable():
+        text = _CONTROL.sub("", text)
     level = timestamp = caller = None
+    if text[:1] not in ("[", "<") and (mark := _BEFORE.match(text)):
+        text = text[mark.end() :]
     if mark := _LEVEL.match(text):
         level, text = int(mark[1]) & 7, text[mark.end() :]
     if mark := _STAMP.match(text):

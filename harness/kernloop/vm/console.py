@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 
 from kernloop.report.crash import Crash
 from kernloop.report.engine import ConsoleParser
@@ -46,13 +45,12 @@ class Console:
     @property
     def crashes(self) -> tuple[Crash, ...]:
         """What is known of by now, in the order of the console; also of a report that is still being printed."""
-        open_one = copy.deepcopy(self._parser).finish()
-        found = {**self._found, open_one.start_line: open_one} if open_one else self._found
-        return tuple(found.values())
+        return _ordered({**self._found, **{crash.start_line: crash for crash in self._parser.so_far()}})
 
     def finish(self) -> tuple[Crash, ...]:
-        self._take(self._parser.finish())
-        return tuple(self._found.values())
+        while crash := self._parser.finish():
+            self._take(crash)
+        return _ordered(self._found)
 
     # A crash that a later panic makes fatal comes a second time, from the same line.
     def _take(self, crash: Crash | None) -> None:
@@ -63,3 +61,7 @@ class Console:
         """What a restored guest printed before it was frozen."""
         for line in text.split(b"\n")[:-1]:
             self.feed(line.rstrip(b"\r").decode(errors="replace"))
+
+
+def _ordered(found: dict[int, Crash]) -> tuple[Crash, ...]:
+    return tuple(found[start] for start in sorted(found))

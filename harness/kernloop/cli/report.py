@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernloop report`: what a console log tells of crashes, as one report an agent can act on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from kernloop import runs
+from kernloop.cli.output import JsonFlag, fail, out, print_json
+from kernloop.errors import HarnessError, UsageError
+from kernloop.report.advice import next_step
+from kernloop.report.crash import Crash
+from kernloop.report.scan import scan
+
+__all__ = ["report"]
+
+_SCHEMA = "kernloop.report/1"
+_PANIC = b"Kernel panic - not syncing"
+
+
+def report(
+    source: Annotated[
+        str, typer.Argument(metavar="[FILE|-|RUN]", help="A console log, - for stdin, a run's id, or: last")
+    ] = "-",
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Take files and folders; one JSON line a file, about its first crash.")
+    ] = False,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="[PATHS]...", help="More files, with --batch.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All crashes of the log, the first cause first.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Kernel crashes in a console log: kind, guilty function, title, fingerprint, evidence.
+
+    Exit status: 0 no crash, 1 a crash was found, 2 bad input.
+    """
+    try:
+        if batch:
+            raise typer.Exit(_batch([source, *(paths or [])]))
+        if paths:
+            raise UsageError("several files", hint="give --batch for more than one file")
+        name, data = _read(source)
+    except HarnessError as error:
+        raise fail(error, as_json=as_json) from None
+    crashes = list(scan(data))
+    panicked = _PANIC in data
+    if as_json and every:
+        found = [_object(crash, crash.panicked) for crash in crashes]
+        print_json({"schema": "kernloop.reports/1", "source": name, "panicked": panicked, "reports": found})
+    elif as_json:
+        print_json({"source": name, **_object(crashes[0] if crashes else None, panicked), "crashes": len(crashes)})
+    else:
+        _show(name, crashes if every else crashes[:1], len(crashes))
+    raise typer.Exit(1 if crashes else 0)
+
+
+def _batch(sources: list[str]) -> int:
+    any_crash = False
+    for path in _files(sources):
+        data = _bytes(path)
+        first = next(scan(data), None)
+        any_crash = any_crash or first is not None
+        line = json.dumps({"path": str(path), **_object(first, _PANIC in data)}, separators=(",", ":"))
+        sys.stdout.write(line + "\n")
+    return 1 if any_crash else 0
+
+
+def _files(sources: list[str]) -> Iterator[Path]:
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            yield from sorted(file for file in path.iterdir() if file.is_file())
+        elif path.is_file():
+            yield path
+        else:
+            raise UsageError(f"no such file: {source}", hint="--batch takes console logs and folders of them")
+
+
+def _read(source: str) -> tuple[str, bytes]:
+    if source == "-":
+        return "-", sys.stdin.buffer.read()
+    path = Path(source)
+    if not path.is_file():
+        try:
+            path = runs.find(source) / "console.log"
+        except HarnessError as error:
+            raise UsageError(
+                f"neither a file nor a run: {source}", hint="kernloop runs list names the runs; or give a console log"
+            ) from error
+    return str(path), _bytes(path)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file that can be read") from error
+
+
+def _object(crash: Crash | None, panicked: bool) -> dict[str, Any]:
+    if crash is None:
+        return {"schema": _SCHEMA, "kind": None, "panicked": panicked}
+    return {
+        "schema": _SCHEMA,
+        "kind": crash.kind,
+        "family": crash.family,
+        "severity": crash.severity.value,
+        "title": crash.title,
+        "function": crash.function,
+        "alt_titles": list(crash.alt_titles),
+        "corrupted": bool(crash.corrupted),
+        "reason": crash.corrupted or None,
+        "panicked": panicked,
+        "fingerprint": crash.fingerprint,
+        "message": crash.message,
+        "frames": [
+            {
+                "function": frame.function,
+                "offset": frame.offset,
+                "size": frame.size,
+                "module": frame.module,
+                "reliable": frame.reliable,
+            }
+            for frame in crash.frames
+        ],
+        "modules": list(crash.modules),
+        "tainted": crash.tainted or None,
+        "cpu": crash.cpu,
+        "comm": crash.comm,
+        "pid": crash.pid,
+        "start": crash.start,
+        "end": crash.end,
+        "start_line": crash.start_line,
+        "end_line": crash.end_line,
+        "details": asdict(crash.details) if crash.details else None,
+        "excerpt": list(crash.excerpt),
+        "next": next_step(crash),
+    }
+
+
+def _show(name: str, crashes: list[Crash], total: int) -> None:
+    if not crashes:
+        out.print(f"no crash in {escape(name)}")
+        return
+    for crash in crashes:
+        out.print(f"[bold red]{escape(crash.title)}[/]")
+        where = f", function {crash.function}" if crash.function else ""
+        out.print(f"  kind {crash.kind}{escape(where)}, fingerprint {crash.fingerprint}")
+        who = f", CPU {crash.cpu}, {crash.comm}[{crash.pid}]" if crash.pid is not None else ""
+        out.print(f"  {escape(name)} lines {crash.start_line} to {crash.end_line}{escape(who)}")
+        if crash.corrupted:
+            out.print(f"  [yellow]corrupted:[/] {escape(crash.corrupted)}")
+        for line in crash.excerpt:
+            out.print(f"  | {escape(line)}")
+        out.print(f"  [bold]next:[/] {escape(next_step(crash))}")
+    if total > len(crashes):
+        out.print(f"{total - len(crashes)} more in this log: --all")
