@@ -54,8 +54,8 @@ _STANDS_ALONE = {word: rf"(?<![A-Za-z0-9_.]){re.escape(word)}" for word in ("BUG
 # Of a line of thousands of characters only the surroundings of the word: some patterns take the square of a length.
 _BEFORE, _BEHIND = 200, 500
 
-# What a kernel was booted with may hold any word.
-_COMMAND_LINE = Pattern(r"(?:^|[Kk]ernel )[Cc]ommand line:")
+# What a kernel was booted with may hold any word; the last line of a report says the first again (kernel/panic.c).
+_NO_HEADER = Pattern(r"(?:^|[Kk]ernel )[Cc]ommand line:|^---\[ end ")
 
 # A panic that only says that an earlier report was made fatal.
 _PANIC = "Kernel panic - not syncing: "
@@ -108,7 +108,7 @@ def matching_rows(text: str, printk: bool = True, limit: int = 99) -> list[tuple
     """All rows that a console line fits, the most specific first."""
     found: list[tuple[Row, re.Match[str]]] = []
     word = _any_word().search(text)
-    if word is None or _COMMAND_LINE.search(text):
+    if word is None or _NO_HEADER.search(text):
         return found
     text = text[max(0, word.start() - _BEFORE) : word.start() + _BEHIND]
     words = {word for word in WORDS if word in text} - _harmless(text)
