@@ -13,10 +13,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from kernloop import runs
+from kernloop.cli import report_forms
 from kernloop.cli.output import JsonFlag, fail, out, print_json
 from kernloop.errors import HarnessError, UsageError
-from kernloop.report.advice import next_step
+from kernloop.present.account import place
+from kernloop.present.logs import accounts, read
+from kernloop.report.advice import Place, next_step
 from kernloop.report.crash import Crash
 from kernloop.report.scan import scan
 
@@ -35,6 +37,13 @@ def report(
     ] = False,
     paths: Annotated[list[str] | None, typer.Argument(metavar="[PATHS]...", help="More files, with --batch.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All crashes of the log, the first cause first.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the first for a mail or an issue.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write the first to a page of its own.")
+    ] = None,
+    explain: Annotated[
+        str, typer.Option("--explain", metavar="KIND", help="How such a report is read, what to do; no log needed.")
+    ] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Kernel crashes in a console log: kind, guilty function, title, fingerprint, evidence.
@@ -42,22 +51,34 @@ def report(
     Exit status: 0 no crash, 1 a crash was found, 2 bad input.
     """
     try:
+        if explain:
+            report_forms.told(explain, as_json)
+            raise typer.Exit(0)
         if batch:
             raise typer.Exit(_batch([source, *(paths or [])]))
         if paths:
             raise UsageError("several files", hint="give --batch for more than one file")
-        name, data = _read(source)
+        log = read(source)
+        first = next(iter(accounts(log)), None) if markdown or html else None
+        if first and html:
+            report_forms.write_page(first, log.data, html)
+        if first and markdown:
+            report_forms.as_markdown(first)
+            raise typer.Exit(1)
     except HarnessError as error:
         raise fail(error, as_json=as_json) from None
+    name, data, where = log.name, log.data, place(log.run, log.name)
     crashes = list(scan(data))
     panicked = _PANIC in data
     if as_json and every:
-        found = [_object(crash, crash.panicked) for crash in crashes]
+        found = [_object(crash, crash.panicked, where) for crash in crashes]
         print_json({"schema": "kernloop.reports/1", "source": name, "panicked": panicked, "reports": found})
     elif as_json:
-        print_json({"source": name, **_object(crashes[0] if crashes else None, panicked), "crashes": len(crashes)})
+        print_json(
+            {"source": name, **_object(crashes[0] if crashes else None, panicked, where), "crashes": len(crashes)}
+        )
     else:
-        _show(name, crashes if every else crashes[:1], len(crashes))
+        _show(name, crashes if every else crashes[:1], len(crashes), where)
     raise typer.Exit(1 if crashes else 0)
 
 
@@ -83,20 +104,6 @@ def _files(sources: list[str]) -> Iterator[Path]:
             raise UsageError(f"no such file: {source}", hint="--batch takes console logs and folders of them")
 
 
-def _read(source: str) -> tuple[str, bytes]:
-    if source == "-":
-        return "-", sys.stdin.buffer.read()
-    path = Path(source)
-    if not path.is_file():
-        try:
-            path = runs.find(source) / "console.log"
-        except HarnessError as error:
-            raise UsageError(
-                f"neither a file nor a run: {source}", hint="kernloop runs list names the runs; or give a console log"
-            ) from error
-    return str(path), _bytes(path)
-
-
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -104,7 +111,7 @@ def _bytes(path: Path) -> bytes:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file that can be read") from error
 
 
-def _object(crash: Crash | None, panicked: bool) -> dict[str, Any]:
+def _object(crash: Crash | None, panicked: bool, where: Place | None = None) -> dict[str, Any]:
     if crash is None:
         return {"schema": _SCHEMA, "kind": None, "panicked": panicked}
     return {
@@ -141,24 +148,24 @@ def _object(crash: Crash | None, panicked: bool) -> dict[str, Any]:
         "end_line": crash.end_line,
         "details": asdict(crash.details) if crash.details else None,
         "excerpt": list(crash.excerpt),
-        "next": next_step(crash),
+        "next": next_step(crash, where),
     }
 
 
-def _show(name: str, crashes: list[Crash], total: int) -> None:
+def _show(name: str, crashes: list[Crash], total: int, where: Place) -> None:
     if not crashes:
         out.print(f"no crash in {escape(name)}")
         return
     for crash in crashes:
         out.print(f"[bold red]{escape(crash.title)}[/]")
-        where = f", function {crash.function}" if crash.function else ""
-        out.print(f"  kind {crash.kind}{escape(where)}, fingerprint {crash.fingerprint}")
+        at = f", function {crash.function}" if crash.function else ""
+        out.print(f"  kind {crash.kind}{escape(at)}, fingerprint {crash.fingerprint}")
         who = f", CPU {crash.cpu}, {crash.comm}[{crash.pid}]" if crash.pid is not None else ""
         out.print(f"  {escape(name)} lines {crash.start_line} to {crash.end_line}{escape(who)}")
         if crash.corrupted:
             out.print(f"  [yellow]corrupted:[/] {escape(crash.corrupted)}")
         for line in crash.excerpt:
             out.print(f"  | {escape(line)}")
-        out.print(f"  [bold]next:[/] {escape(next_step(crash))}")
+        out.print(f"  [bold]next:[/] {escape(next_step(crash, where))}")
     if total > len(crashes):
         out.print(f"{total - len(crashes)} more in this log: --all")

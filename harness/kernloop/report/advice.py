@@ -1,42 +1,181 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do next, given what a report says: one sentence a family.
+"""What a kind of report means, how it is read, what to run next, what to switch on for the next time.
 
->>> next_step.__name__
-'next_step'
+One table (data/advice.toml) for all who say so: `next` of the JSON, `kernloop report --explain`, the MCP tool, and the
+skill panic-triage, whose references are `reference(...)`. A kind's own fields win over its family's.
+
+>>> explain("hung-task").name, explain("rcu-stall").family
+('hung-task', 'hang')
 """
 
 from __future__ import annotations
 
+import re
+import shlex
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
 from .crash import Crash
+from .kinds import family
 
-__all__ = ["next_step"]
+__all__ = [
+    "DAMAGED",
+    "SILENT",
+    "Advice",
+    "Place",
+    "Setting",
+    "Step",
+    "advice",
+    "explain",
+    "groups",
+    "next_step",
+    "one_line",
+    "reference",
+    "topics",
+]
 
-_FAMILY = {
-    "kasan": "read the stacks below `Allocated by` and `Freed by`: they say who owned the memory",
-    "kfence": "KFENCE samples: run it again with CONFIG_KASAN=y to catch it every time, with both stacks",
-    "kmsan": "follow `Uninit was created at` to where the memory should have been filled",
-    "kcsan": "look at both accesses: a lock is missing, or READ_ONCE()/WRITE_ONCE() where the race is meant",
-    "ubsan": "the line after `UBSAN:` names file, line and value: correct the computation there",
-    "bad-access": "run it again with CONFIG_KASAN=y: it names the object where this only names the address",
-    "warning": "read the condition at the line that the WARNING names, and how {function} got there",
-    "bug": "read the assertion at the line that the report names: its condition was broken before it",
-    "lockdep": "write down the chain of locks that the report lists, and take them in one order",
-    "atomic-sleep": "find who disabled preemption or took a spinlock above {function}: it must not sleep there",
-    "leak": "look at the error paths of {function}: one of them does not free what it allocated",
-    "hang": "see who holds what the task waits for: SysRq w and l, or the backtraces of all CPUs in the log",
-    "sched-ext": "kernloop verify explains the exit and shows the scheduler's dump",
-}
-_KIND = {
-    "kernel-exit": "see what init printed before it ended: its exit code is in the message",
-    "vfs": "the root file system was not found: check root=, its driver (=y or in the initramfs), and the image",
-    "oom": "give the VM more memory, or look at the table of tasks that the OOM killer printed",
-}
+# Topics that are no kind: a report that is not whole, and a machine that says nothing.
+DAMAGED, SILENT = "damaged", "silent-hang"
+_OTHER = "other"
+_BLANK = re.compile(r"\{(function|kind|report|tree|vm|command)\}")
 
 
-def next_step(crash: Crash) -> str:
-    """What to look at or run next."""
-    if crash.corrupted:
-        return "the report is damaged: run it again with CONFIG_PRINTK_CALLER=y, which tells its lines from others"
-    advice = _KIND.get(crash.kind) or _FAMILY.get(crash.family)
-    advice = advice or "build with CONFIG_DEBUG_INFO=y and look up the line: scripts/faddr2line vmlinux FUNCTION+OFFSET"
-    return advice.format(function=crash.function or "the function")
+@dataclass(frozen=True)
+class Place:
+    """What is known of where a report is from; what is empty stands in a command as a word to be filled in."""
+
+    report: str = ""
+    tree: str = ""
+    vm: str = ""
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command to run, and why."""
+
+    why: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What to switch on next time, as kernloop spells it (`--append WORD`, `--fragment NAME`), and what it gives."""
+
+    setting: str
+    gives: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """`next` is what to do first, `read` the steps of reading, `facts` the symbols that decide what a report says."""
+
+    name: str
+    family: str
+    means: str
+    next: str
+    read: tuple[str, ...]
+    run: tuple[Step, ...]
+    later: tuple[Setting, ...]
+    facts: tuple[str, ...]
+    docs: tuple[str, ...]
+
+
+def topics() -> tuple[str, ...]:
+    """What the table knows by name: kinds, families, `damaged` and `silent-hang`, in its order."""
+    return tuple(_table())
+
+
+def explain(topic: str, *, function: str | None = None, place: Place | None = None) -> Advice:
+    """The advice on a kind, family or topic; on `other` where the table does not know it."""
+    own, general, last = _table().get(topic, {}), _table().get(family(topic), {}), _table()[_OTHER]
+    row: dict[str, Any] = {**last, **general, **own}
+    where = place or Place()
+    blanks = {
+        "function": function or "FUNCTION",
+        "kind": topic,
+        "report": where.report or "LOG",
+        "tree": where.tree or "DIR",
+        "vm": where.vm or "NAME",
+        "command": shlex.join(where.command) or "CMD",
+    }
+    named = {**blanks, "function": f"{function}()" if function else "the function"}
+
+    def said(text: str) -> str:
+        return _BLANK.sub(lambda match: named[match[1]], text)
+
+    def filled(command: str) -> str:
+        return _BLANK.sub(lambda match: blanks[match[1]], command)
+
+    return Advice(
+        topic if own else family(topic) if general else _OTHER,
+        family(topic),
+        said(row["means"]),
+        said(row["next"]),
+        tuple(map(said, row["read"])),
+        tuple(Step(said(why), filled(command)) for why, command in row["run"]),
+        tuple(Setting(setting, said(gives)) for setting, gives in row["later"]),
+        tuple(row["facts"]),
+        tuple(row["docs"]),
+    )
+
+
+def advice(crash: Crash, place: Place | None = None) -> Advice:
+    """The advice on a crash: on its kind, or on how to get the whole report where this one is damaged."""
+    return explain(DAMAGED if crash.corrupted else crash.kind, function=crash.function, place=place)
+
+
+def next_step(crash: Crash, place: Place | None = None) -> str:
+    """What to look at first, and the command to run."""
+    return one_line(advice(crash, place))
+
+
+def one_line(found: Advice) -> str:
+    """What to do first, and the command for it."""
+    return f"{found.next}; then {found.run[0].command}" if found.run else found.next
+
+
+def groups() -> tuple[str, ...]:
+    """The table's groups of topics, one page of the reference each."""
+    return tuple(_file()["groups"])
+
+
+def reference(group: str) -> str:
+    """Markdown of a group of topics: a page that the skill panic-triage refers to. A kind says only what is its own."""
+    about, *names = _file()["groups"][group]
+    head = f"# {about}\n\nMade from kernloop's table; `./kernloop report --explain KIND` prints one of them.\n"
+    return "\n".join([head, *map(_section, names)])
+
+
+def _section(name: str) -> str:
+    own, found = _table()[name], explain(name)
+    about = f" ({found.family})" if found.family != name else ""
+    lines = [f"## {name}{about}", "", " ".join([found.means] if "means" in own else []), f"First: {found.next}."]
+    lines = [*lines[:2], " ".join(lines[2:]).strip()]
+    if "read" in own:
+        lines += ["", *(f"{number}. {step}" for number, step in enumerate(found.read, 1))]
+    points = [f"- run, {step.why}: `{_here(step.command)}`" for step in found.run] if "run" in own else []
+    points += [f"- next time `{one.setting}`: {one.gives}" for one in found.later] if "later" in own else []
+    points += [f"- depends on {', '.join(found.facts)}"] if "facts" in own else []
+    points += [f"- see {'; '.join(found.docs)}"] if "docs" in own else []
+    return "\n".join([*lines, *([""] if points else []), *points]) + "\n"
+
+
+# As documents spell it, to be run from a checkout's top.
+def _here(command: str) -> str:
+    return f"./{command}" if command.startswith("kernloop ") else command
+
+
+def _table() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = _file()["topics"]
+    return found
+
+
+@cache
+def _file() -> dict[str, Any]:
+    text = resources.files(__package__).joinpath("data/advice.toml").read_text(encoding="utf-8")
+    found = tomllib.loads(text)
+    return {"groups": found.pop("groups"), "topics": found}
