@@ -17,6 +17,7 @@ import secrets
 import shutil
 import signal
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
             try:
                 with _judged(path, schema) as run:
                     run.write("spec.json", {"verb": verb, **spec})
-                    run.note("start", pid=os.getpid(), kernloop=__version__, host=about())
+                    run.note("start", pid=os.getpid(), kernloop=__version__, host=about(), **_called())
                     yield run
             except UsageError:
                 # Nothing ran: there is nothing to look at.
@@ -294,6 +295,16 @@ def wait_for_verdict(path: Path, seconds: float) -> dict[str, Any]:
     while (verdict := read_json(path / _VERDICT)).get("verdict") in (None, "unknown") and time.monotonic() < deadline:
         time.sleep(0.01)
     return verdict
+
+
+# The words that kernloop's command line was called with, and where; nothing in a process that is not its command line.
+def _called() -> dict[str, Any]:
+    program = Path(sys.argv[0])
+    if program.name != "kernloop" and program.parent.name != "kernloop":
+        return {}
+    with contextlib.suppress(OSError):
+        return {"argv": sys.argv[1:], "cwd": os.getcwd()}  # noqa: PTH109 as the caller sees it
+    return {"argv": sys.argv[1:]}
 
 
 # The run is unknown until it is judged in the block, or the block fails.

@@ -20,7 +20,7 @@ from kernloop.kernel import changes, debian, kernel
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.tree import open_tree
 
-__all__ = ["DEFAULT", "cached", "resolve"]
+__all__ = ["DEFAULT", "by_build_id", "cached", "resolve"]
 
 DEFAULT = "debian:newest"
 
@@ -49,6 +49,11 @@ def cached() -> list[Kernel]:
     others = sorted((cache_dir() / "kernels").glob("*/kernel.json"))
     folders = [path.parent for path in others if path.parent.name.startswith(("image-", "tree-"))]
     return [*debian.cached(), *map(kernel.load, folders)]
+
+
+def by_build_id(build_id: str) -> Kernel | None:
+    """The kernel of the cache with this build-id."""
+    return next((found for found in cached() if found.build_id == build_id), None)
 
 
 def _tree(path: Path) -> Kernel:

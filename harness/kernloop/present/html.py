@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`report.html`: a run on one page, for people. It is made from the files of the run directory alone, so it can be
-written when the run is judged or long after, and it needs nothing but itself: no script, no network, no other file.
+"""Pages for people: `report.html`, a run, and that of a crash in any console log.
+
+A run's page is made from the files of the run directory alone, so it can be written when the run is judged or long
+after. Either page needs nothing but itself: no script, no network, no other file.
 
 What a guest wrote is hostile until shown otherwise: control characters are replaced, everything is escaped, and the
 page's own policy forbids a browser to load or run anything.
@@ -13,14 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from kernloop.present.account import Account
+from kernloop.present.logs import of_verdict
 from kernloop.present.text import blocks, printable, tail
 from kernloop.runs import REPORT, read_json, timeline
 
-__all__ = ["render", "write"]
+__all__ = ["render", "render_log", "write"]
 
-_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _TAIL = 64 << 10
 # Shown on the page itself, the rest is linked.
 _TEXTS = {
@@ -49,9 +52,7 @@ def render(run: Path) -> str:
     spec, verdict, events = read_json(run / "spec.json"), read_json(run / "verdict.json"), timeline(run)
     console = _bytes(run / "console.log")
     ranges = [tuple(item["lines"]) for item in verdict.get("evidence", []) if item.get("lines")]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shown"] = lambda value: printable(str(value))
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return _template("report.html.j2").render(
         id=run.name,
         verb=spec.get("verb", ""),
         subject=spec.get("subject", ""),
@@ -65,10 +66,17 @@ def render(run: Path) -> str:
         events=[_event(event) for event in events],
         console=blocks(console, ranges),
         console_bytes=len(console),
+        found=of_verdict(run, verdict, console),
         reports=[item for item in verdict.get("evidence", []) if item.get("lines")],
         texts=[(name, what, text) for name, what in _TEXTS.items() if (text := tail(run / name, _TAIL)).strip()],
         files=_files(run, verdict),
     )
+
+
+def render_log(found: Account, log: bytes) -> str:
+    """The page of a crash in the console `log`, with or without a run."""
+    lines = (found.crash.start_line, found.crash.end_line)
+    return _template("log.html.j2").render(found=found, console=blocks(log, [lines]), console_bytes=len(log))
 
 
 _PARTS = (
@@ -90,6 +98,15 @@ _PARTS = (
     "diagnostics",
     "counters",
 )
+
+
+def _template(name: str) -> Template:
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["shown"] = lambda value: printable(str(value))
+    return environment.get_template(name)
 
 
 # What the run was made of, as pairs for people.
