@@ -3,4 +3,4 @@
 
 __all__ = ["SERVERS"]
 
-SERVERS = ("vm", "code")
+SERVERS = ("vm", "code", "debug")

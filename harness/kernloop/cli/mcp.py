@@ -15,7 +15,10 @@ from kernloop_mcp import SERVERS
 
 def mcp(
     server: Annotated[
-        str, typer.Argument(help="vm: kernels, runs, VMs that live on. code: build, config, patch, tests, bisect.")
+        str,
+        typer.Argument(
+            help="vm: kernels, runs, VMs that live on. code: build, config, patch, tests, bisect. debug: crash reports."
+        ),
     ],
 ) -> None:
     """Serve an agent by MCP, over stdio; skills install sets it up."""
