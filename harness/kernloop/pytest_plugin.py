@@ -198,7 +198,8 @@ def _judged(run: Path) -> _Seen:
     from kernloop import runs
 
     verdict = runs.read_json(run / "verdict.json")
-    lines = next((tuple(file["lines"]) for file in verdict.get("evidence", ()) if file.get("lines")), None)
+    console = [file for file in verdict.get("evidence", ()) if file["path"].endswith("console.log")]
+    lines = next((tuple(file["lines"]) for file in console if file.get("lines")), None)
     return _Seen(verdict.get("verdict", "unknown"), verdict.get("summary", ""), verdict.get("next", ""), lines)
 
 

@@ -305,3 +305,9 @@ def test_a_line_of_repeated_headers_takes_no_time_to_speak_of() -> None:
     for row in ROWS:
         parse_console([(row.header + filler) * 400 for filler in ("", " ", "list_", "(")])
     assert time.process_time() - started < 5
+
+
+def test_the_last_line_of_a_panic_is_not_another_panic() -> None:
+    lines = ["[    5.7] Kernel panic - not syncing: gone", "[    5.7] Call Trace:", "[    5.7]  panic+0x6b/0x70"]
+    end = "[    5.8] ---[ end Kernel panic - not syncing: gone ]---"
+    assert [crash.title for crash in parse_console([*lines, end])] == ["kernel panic: gone"]

@@ -83,6 +83,12 @@ def test_a_comma_in_the_run_directory_does_not_end_the_option(path: str, escaped
     assert f"{pipes},logfile={escaped},logappend=on" in values(words, "-chardev")
 
 
+def test_the_kernels_last_words_go_to_a_file_of_the_run_that_outlives_the_machine() -> None:
+    words = argv(MachineSpec())
+    assert values(words, "-object")[-1] == "memory-backend-file,id=erst,mem-path=/runs/a/erst,share=on,size=256K"
+    assert "acpi-erst,memdev=erst" in values(words, "-device")
+
+
 def test_no_channel_has_a_name_in_the_file_system() -> None:
     channels = values(argv(MachineSpec()), "-chardev")
     assert len(channels) == 3
@@ -101,7 +107,7 @@ def test_numa_nodes_have_their_cpus_memory_and_distances_both_ways() -> None:
     topology = numa(parse_cpus("4"), 512, ("0-1:256M", "2-3:256M"), ("0-1:30",))
     words = argv(MachineSpec(topology, 512))
     assert values(words, "-machine") == ["q35"]
-    assert values(words, "-object") == [f"memory-backend-ram,id=ram{number},size=256M" for number in (0, 1)]
+    assert values(words, "-object")[:2] == [f"memory-backend-ram,id=ram{number},size=256M" for number in (0, 1)]
     assert values(words, "-numa") == [
         "node,nodeid=0,cpus=0-1,memdev=ram0",
         "node,nodeid=1,cpus=2-3,memdev=ram1",
@@ -143,7 +149,7 @@ def test_nodes_that_do_not_add_up_are_refused(nodes: tuple[str, ...], distances:
 def test_a_restored_machine_has_its_memory_from_the_snapshot_privately_and_no_initramfs() -> None:
     start = Start(ram=Path("/s"), payload=Path("/r/payload"), freeze=True, incoming=True)
     words = argv(MachineSpec(), start=start)
-    assert values(words, "-object") == ["memory-backend-file,mem-path=/s/ram,share=off,id=ram,size=512M"]
+    assert values(words, "-object")[0] == "memory-backend-file,mem-path=/s/ram,share=off,id=ram,size=512M"
     assert values(words, "-machine") == ["q35,memory-backend=ram"]
     assert values(words, "-incoming") == ["defer"]
     assert "-initrd" not in words

@@ -51,6 +51,7 @@ VERBS = {
     "replay": Verb("replay:replay", "Repeat a run that was in virtual time, and compare it byte by byte."),
     "bisect": Verb("bisect:bisect", "Find the commit, or the symbol, that makes a command fail.", command_behind=True),
     "vm": Verb("vm:app", "VMs that live on between calls: start, exec, console, snapshot, ssh, stop."),
+    "debug": Verb("debug:app", "Looking into a kernel that has crashed: what it kept in pstore."),
     "git": Verb("git:app", "Checks of commits before they are sent, and conflicts explained."),
     "skills": Verb("skills:app", "The skills and MCP servers for coding agents."),
     "mcp": Verb("mcp:mcp", "Serve an agent by MCP, over stdio; skills install sets it up."),

@@ -51,7 +51,9 @@ def render(run: Path) -> str:
     """The page of the run directory `run`; a file that is missing or cut off leaves its part out."""
     spec, verdict, events = read_json(run / "spec.json"), read_json(run / "verdict.json"), timeline(run)
     console = _bytes(run / "console.log")
-    ranges = [tuple(item["lines"]) for item in verdict.get("evidence", []) if item.get("lines")]
+    # Other files than the console have lines, too.
+    reports = [item for item in verdict.get("evidence", []) if item.get("lines") and _is_console(item)]
+    ranges = [tuple(item["lines"]) for item in reports]
     return _template("report.html.j2").render(
         id=run.name,
         verb=spec.get("verb", ""),
@@ -67,7 +69,7 @@ def render(run: Path) -> str:
         console=blocks(console, ranges),
         console_bytes=len(console),
         found=of_verdict(run, verdict, console),
-        reports=[item for item in verdict.get("evidence", []) if item.get("lines")],
+        reports=reports,
         texts=[(name, what, text) for name, what in _TEXTS.items() if (text := tail(run / name, _TAIL)).strip()],
         files=_files(run, verdict),
     )
@@ -148,6 +150,10 @@ def _files(run: Path, verdict: dict[str, Any]) -> list[tuple[str, str, str, int]
         file for file in run.iterdir() if file.is_file() and not file.name.startswith(".") and file.name != REPORT
     )
     return [(file.name, quote(file.name), what.get(file.name, ""), file.stat().st_size) for file in there]
+
+
+def _is_console(item: dict[str, Any]) -> bool:
+    return Path(item["path"]).name == "console.log"
 
 
 def _bytes(path: Path) -> bytes:

@@ -139,15 +139,18 @@ def _diagnosis(value: dict[str, Any]) -> list[str]:
     return [*lines, value.get("placement", "")]
 
 
-# The console's lines that the first piece of evidence is about.
+# The lines, most often of the console, that the first piece of evidence is about.
 def _excerpt(value: dict[str, Any]) -> list[str]:
-    first, last = next((item["lines"] for item in value.get("evidence", []) if item["lines"]), (1, 0))
+    item = next((item for item in value.get("evidence", []) if item["lines"]), None)
+    if item is None:
+        return []
+    (first, last), file = item["lines"], Path(value["run"]) / item["path"]
     try:
-        console = (Path(value["run"]) / "console.log").read_bytes() if last else b""
+        lines = file.read_bytes().decode(errors="replace").split("\n")[first - 1 : last]
     except OSError:
         return []
-    lines = console.decode(errors="replace").split("\n")[first - 1 : last]
-    return [f"console, lines {first} to {last}:", *lines[:_EXCERPT]] if lines and last else []
+    where = "console" if file.name == "console.log" else file.name
+    return [f"{where}, lines {first} to {last}:", *lines[:_EXCERPT]] if lines else []
 
 
 def _properties(value: dict[str, Any]) -> dict[str, str]:

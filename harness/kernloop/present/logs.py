@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,8 +69,13 @@ def of_verdict(run: Path, verdict: Mapping[str, Any], log: bytes) -> Account | N
     """The crash that the `verdict` on `run` is about, whose console is `log`; None when it is about none."""
     if verdict.get("verdict") not in ("panic", "oops"):
         return None
+    item = next((item for item in verdict.get("evidence", ()) if item.get("lines")), None)
+    lines = item["lines"] if item else None
+    # What the console has lost, pstore may have kept.
+    if item and Path(item["path"]).name != "console.log":
+        with contextlib.suppress(OSError):
+            log = (run / item["path"]).read_bytes()
     crashes = list(scan(log))
-    lines = next((item["lines"] for item in verdict.get("evidence", ()) if item.get("lines")), None)
     begins = [crash for crash in crashes if lines and crash.start_line == lines[0]]
     crash = begins[0] if begins else most_severe(crashes)
     return account(crash, log, run.name, run=run, others=crashes, config=configuration(run)) if crash else None

@@ -10,6 +10,7 @@ from kernloop.vm.topology import Topology
 
 __all__ = [
     "DEFAULT_SHIFT",
+    "ERST",
     "Channels",
     "MachineSpec",
     "Start",
@@ -26,6 +27,10 @@ _COMMAND_LINE = (
     "console=ttyS0 panic=0 nokaslr sysrq_always_enabled cryptomgr.notests damon_stat.enabled=0 "
     "unknown_nmi_panic=1 rdinit=/init"
 )
+
+# The file that holds ERST, beside console.log: 31 records of 8 KiB.
+ERST = "erst"
+_ERST_KIB = 256
 
 # Without the features that say string instructions are fast: with them Linux clears and copies pages by single bytes,
 # and TCG does these one by one. A boot takes a fifth less without.
@@ -123,7 +128,8 @@ def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, start: Start, channel
 
 
 def attachments(channels: Channels) -> list[str]:
-    """What makes any machine one that can be watched: console, agent, QMP, and a panic that is seen and pauses it."""
+    """What makes any machine one that can be watched: console, agent, QMP, a panic that is seen and pauses it, and a
+    place for the kernel's last words."""
     return [
         "-action",
         "panic=pause",
@@ -131,6 +137,12 @@ def attachments(channels: Channels) -> list[str]:
         "pvpanic-pci",
         "-device",
         "vmcoreinfo",
+        # What the kernel keeps of its log when it crashes (pstore), in a file that outlives the machine.
+        "-object",
+        f"memory-backend-file,id=erst,mem-path={_escape(channels.console_log.parent / ERST)},"
+        f"share=on,size={_ERST_KIB}K",
+        "-device",
+        "acpi-erst,memdev=erst",
         "-chardev",
         f"{_pipes('console', channels.console)},logfile={_escape(channels.console_log)},logappend=on",
         "-serial",

@@ -12,7 +12,7 @@ from kernloop.errors import UsageError
 from kernloop.host import toolset
 from kernloop.kernel.kernel import Kernel
 from kernloop.runs import Run
-from kernloop.vm import accel, guests
+from kernloop.vm import accel, guests, pstore
 from kernloop.vm.argv import MachineSpec, VirtualTime
 from kernloop.vm.guest import Guest
 from kernloop.vm.session import GUEST_ENV, Session, attend, hosted
@@ -74,7 +74,9 @@ def backend(
             hint="use --backend micro",
         )
     tools = toolset.get()
-    spec = MachineSpec(topology, memory, accel.prove(kernel).name, None, append)
+    spec = MachineSpec(
+        topology, memory, accel.prove(kernel).name, None, (*pstore.words(kernel, memory, append), *append)
+    )
     guest = Guest(tools.qemu, tools.id, tools.qemu_version, spec, kernel, Path())
     shared = share or Share(Path.cwd())
     return Backend(guest, HOSTED_ENV, str(shared.folder), shared)

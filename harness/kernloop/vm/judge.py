@@ -32,9 +32,11 @@ def kernel_seen(kernel: Kernel, watched: Watched | None) -> KernelSeen:
 
 
 def reports(watched: Watched) -> tuple[Evidence, ...]:
-    """Everything that the kernel itself reported on the console, the worst first: crashes, stalls, warnings."""
-    ranked = sorted(watched.crashes, key=lambda crash: list(Severity).index(crash.severity))
-    return tuple(Evidence("console.log", crash.title, (crash.start_line, crash.end_line)) for crash in ranked)
+    """Everything that the kernel itself reported, the worst first: crashes, stalls, warnings; on the console, or in
+    pstore where the console does not have it."""
+    found = [*(("console.log", crash) for crash in watched.crashes), *watched.kept.lost]
+    found.sort(key=lambda one: list(Severity).index(one[1].severity))
+    return tuple(Evidence(path, crash.title, (crash.start_line, crash.end_line)) for path, crash in found)
 
 
 def unjudged(kernel: Kernel, run: Run, watched: Watched) -> Outcome:
@@ -43,7 +45,7 @@ def unjudged(kernel: Kernel, run: Run, watched: Watched) -> Outcome:
         Verdict.UNKNOWN,
         "",
         kernel=kernel_seen(kernel, watched),
-        evidence=(*reports(watched), *run.evidence()),
+        evidence=(*reports(watched), *(one.evidence for one in watched.kept.stored), *run.evidence()),
         times=dict(watched.times),
         console_sha256=watched.console_sha256,
         exit_status=watched.status if isinstance(watched.status, int) else None,
@@ -59,12 +61,13 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
     if crash and not (late and watched.answered_sysrq is False and _NMI in crash.message):
         verdict = Verdict.PANIC if crash.severity is Severity.PANIC else Verdict.OOPS
         where = f" in {crash.function}" if crash.function and crash.function not in crash.title else ""
+        on_console = crash in watched.crashes
         return replace(
             base,
             verdict=verdict,
             summary=crash.title + where + ("; the guest was paused there" if watched.end is End.PANIC else ""),
             function=crash.function,
-            next=f"kernloop runs show {run.id} --console",
+            next=f"kernloop runs show {run.id} --console" if on_console else f"kernloop debug pstore {run.id}",
         )
     if watched.end is End.PANIC:
         return replace(
@@ -112,7 +115,7 @@ def _state(watched: Watched) -> str:
 
 # The worst that the kernel reported, if it is a crash.
 def _crash(watched: Watched) -> Crash | None:
-    worst = most_severe(watched.crashes)
+    worst = most_severe((*watched.crashes, *(crash for _, crash in watched.kept.lost)))
     return worst if worst and worst.severity in (Severity.PANIC, Severity.OOPS) else None
 
 

@@ -23,11 +23,12 @@ from kernloop.host.paths import cache_dir
 from kernloop.report.crash import Crash
 from kernloop.runs import Run
 from kernloop.vm import machine as machines
-from kernloop.vm import order, recipe, snapshots
-from kernloop.vm.argv import Start
+from kernloop.vm import order, pstore, recipe, snapshots
+from kernloop.vm.argv import Start, kernel_words
 from kernloop.vm.console import Console
 from kernloop.vm.guest import Guest
 from kernloop.vm.machine import Ended, Hello, Job, Machine
+from kernloop.vm.pstore import Kept
 
 if TYPE_CHECKING:
     from kernloop.vm.vng import HostRoot
@@ -98,14 +99,16 @@ class Watched:
     init_said: str
     console_sha256: str
     times: Mapping[str, float]
+    kept: Kept = field(default_factory=Kept)
 
 
 class Session:
     """A machine, its console and its run directory; made by `attend`."""
 
     def __init__(
-        self, machine: Machine, console: Console, run: Run, *, began: float, printed: int, restored: bool
+        self, guest: Guest, machine: Machine, console: Console, run: Run, *, began: float, printed: int, restored: bool
     ) -> None:
+        self.guest = guest
         self.machine = machine
         self.console = console
         self.run = run
@@ -157,10 +160,15 @@ class Session:
         return (self.run.path / "console.log").read_bytes()[self.printed_before :]
 
     async def hold(self) -> None:
-        """Keep a panicked guest as it is: pvpanic's event has paused it; without its driver the monitor does."""
-        self.run.note("paused", by="pvpanic" if self.machine.panicked.is_set() else "kernloop")
+        """Keep a panicked guest as it is: pvpanic's event has paused it; without its driver the monitor does.
+
+        Where time is the host's it may first keep its log in pstore.
+        """
+        by_pvpanic = self.machine.panicked.is_set()
+        self.run.note("paused", by="pvpanic" if by_pvpanic else "kernloop")
         with contextlib.suppress(HarnessError):
             await self.machine.qmp("stop")
+            await self._keep_log()
 
     async def backtraces(self) -> bool:
         """SysRq l (CPUs' backtraces), w (blocked tasks), t (all tasks); whether the kernel answers at all."""
@@ -187,7 +195,17 @@ class Session:
             with contextlib.suppress(HarnessError):
                 await self.machine.qmp("inject-nmi")
                 await self._until_quiet(self.machine.panicked, _NMI_SECONDS)
+        with contextlib.suppress(HarnessError):
+            await self._keep_log()
         return answered
+
+    # When a guest is let go on is the host's time: none in virtual time.
+    async def _keep_log(self) -> None:
+        spec = self.guest.spec
+        if self.machine.panicked.is_set() and spec.virtual_time is None:
+            words = kernel_words(spec).split()
+            await pstore.let_write(self.machine, self.run.path, self.guest.kernel, words)
+        await pstore.save_ramoops(self.machine, self.run.path)
 
     def watched(self, end: End, status: int | str | None = None, answered: bool | None = None) -> Watched:
         """The facts so far; call it when the machine is gone to have all of them."""
@@ -203,6 +221,7 @@ class Session:
             self.console.init_said,
             _digest(self.run.path / "console.log"),
             {name: round(t, 3) for name, t in self.times.items()},
+            pstore.collect(self.run.path, over=machine.ended.done()),
         )
 
     # From the console or from pvpanic; then until either says that all is printed.
@@ -324,7 +343,8 @@ async def hosted(guest: Guest, root: HostRoot, run: Run) -> AsyncIterator[Sessio
     began = run.elapsed
     async with machines.start(root.argv, run.path, console.feed, inherit=root.inherit) as machine:
         run.note("qemu-started", pid=machine.pid)
-        yield Session(machine, console, run, began=began, printed=0, restored=False)
+        yield Session(guest, machine, console, run, began=began, printed=0, restored=False)
+        await _last_look(machine, run)
 
 
 async def watch(
@@ -379,7 +399,15 @@ async def _started(guest: Guest, start: Start, run: Run, console: Console) -> As
     argv = partial(guest.argv, start)
     async with machines.start(argv, run.path, console.feed, env=env) as machine:
         run.note("qemu-started", pid=machine.pid)
-        yield Session(machine, console, run, began=began, printed=printed, restored=start.incoming)
+        yield Session(guest, machine, console, run, began=began, printed=printed, restored=start.incoming)
+        await _last_look(machine, run)
+
+
+# What only the guest's memory holds goes with it.
+async def _last_look(machine: Machine, run: Run) -> None:
+    if not machine.ended.done():
+        with contextlib.suppress(HarnessError):
+            await pstore.save_ramoops(machine, run.path)
 
 
 # Whether somebody ended QEMU: that says nothing about the snapshot. QMP may be gone a moment before its process is.

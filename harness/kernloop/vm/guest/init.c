@@ -50,6 +50,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "erst.h"
 #include "handover.h"
 #include "hostroot.h"
 
@@ -263,6 +264,7 @@ static void restored(const char *payload, uint32_t len)
 	struct timespec now;
 	uint64_t ns;
 
+	revive_erst();
 	if (len != sizeof(ns) + ENTROPY)
 		power_off();
 	memcpy(&ns, payload, sizeof(ns));
@@ -577,7 +579,9 @@ int main(void)
 	sigprocmask(SIG_BLOCK, &child, NULL);
 	child_fd = signalfd(-1, &child, SFD_CLOEXEC);
 	open_port();
+	remember_erst();
 	freeze(say_ready);
+	revive_erst();
 	take_payload();
 	say_hello();
 	if (!host_root)
