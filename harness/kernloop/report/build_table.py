@@ -45,7 +45,7 @@ _LD = r"^(?:\S*\bld(?:\.bfd|\.gold)?: )?(?:(?P<object>[^\s:]+\.(?:o|a)):)?(?P<fi
 _LD_AT = r"(?:(?P<line>\d{1,9}):|\([^)]*\):) "
 _LD_NAME = r"[`'](?P<symbol>[^']+)'"
 _NOT_FOUND = r"(?P<symbol>[^\s:]+): (?:command )?not found"
-_STEP = r"\*\*\* \[(?:.*: )?(?P<object>[^\]]+)\] "
+_STEP = r"\*\*\* \[(?>[^\][]*: )?(?P<object>[^\][]+)\] "
 _KCONFIG = r"^(?P<file>\S*(?:Kconfig\S*|\.config)):(?P<line>\d{1,9}): ?"
 # Up to 6.x: `"SYMBOL" [OBJECT] undefined!`, then `OBJECT: symbol 'SYMBOL' undefined!`.
 _MODULE = r"(?:(?P<object>\S+): )?"
@@ -125,7 +125,7 @@ ROWS = (
     # kernel-doc, with W=1 (tools/lib/python/kdoc)
     _warning("kernel-doc", "", r"^Warning: (?P<file>[^\s:]+):(?P<line>\d{1,9}) (?P<message>.*)"),
     # make itself and the kernel's Makefiles
-    _error("make", "unclean-tree", r"(?P<message>(?:The source tree|\S+) is not clean, please run .*)"),
+    _error("make", "unclean-tree", r"(?P<message>(?:The source tree|(?<!\S)\S+) is not clean, please run .*)"),
     _error(
         "make",
         "no-rule",

@@ -28,7 +28,7 @@ _HEAD = Pattern(
     r"^(?P<file>[^\s:][^:]*):(?:(?P<line>\d{1,9}):(?:(?P<column>\d{1,9}):)?)? "
     r"(?P<severity>fatal error|[Ee]rror|[Ww]arning|note|remark): (?P<message>.*\S)"
 )
-_OPTION = Pattern(r"\s+\[(?:-Werror[=,])?(?:-W)?(?P<name>[\w+-][\w+=-]*)(?:,-Werror)?\]$")
+_OPTION = Pattern(r"(?<!\s)\s+\[(?:-Werror[=,])?(?:-W)?(?P<name>[\w+-][\w+=-]*)(?:,-Werror)?\]$")
 _FUNCTION = Pattern(r"^(?:(?P<file>[^\s:][^:]*): )?In (?:member )?function '(?P<name>[^']+)'[:,]$")
 _TOP = Pattern(r"^(?P<file>[^\s:][^:]*): At top level:$")
 _INLINED = Pattern(

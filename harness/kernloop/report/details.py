@@ -23,7 +23,7 @@ __all__ = ["Details", "Lock", "Stall", "Work", "details"]
 _MAX = 64
 
 _LOCK = Pattern(r"^\s*(?:#\d+: )?(?:[0-9a-f]+ )?\((?P<name>.+?)\)\{.{2,8}\}(?:-\{\d+:\d+\})?(?:, at: (?P<at>.*))?$")
-_AT = Pattern(r"(?:\[<[0-9a-f]+>\]\s*)?(?P<func>[A-Za-z_$][\w.$]*)(?:\+0x|$)")
+_AT = Pattern(r"^(?:\[<[0-9a-f]+>\]\s*)?(?P<func>[A-Za-z_$][\w.$]*)(?:\+0x|$)")
 _TASK = r"(?P<comm>.{1,40}?)/(?P<pid>\d{1,10})"
 _WANTS = Pattern(rf"^\s*{_TASK} (?:is trying to (?:acquire|lock|release)|just changed the state of lock)")
 _HOLDS = Pattern(r"but task is already holding lock:|but (?:this|that) .*lock (?:was|took|could)")

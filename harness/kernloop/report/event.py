@@ -41,7 +41,7 @@ _REGISTERS = Pattern(
 )
 # Lines that end a trace; that prove a body (registers, the start of a trace); that only keep a report open.
 _PART = Pattern(
-    r"""\s*(?:(?P<finish></TASK>|Allocated\ by|Freed\ by|Last\ potentially|Modules\ linked|---\[\ end
+    r"""^\s*+(?:(?P<finish></TASK>|Allocated\ by|Freed\ by|Last\ potentially|Modules\ linked|---\[\ end
     |The\ buggy\ address|->\ \#)
     |(?P<solid>RIP:\ 00(?:33|2b|23):|(?:(?![RE]?IP)[RE]?[A-Z0-9]{1,3}|FS|GS|PKRU|DR\d|CR\d|EFLAGS|ORIG_RAX)
     :\ {0,2}[0-9a-f]{4}|RSP:\ |Code:\ |Call\ [Tt]race:|<(?:TASK|IRQ|NMI|SOFTIRQ|\#DF)>|[Bb]acktrace:|stack\ backtrace:)
@@ -56,7 +56,7 @@ _LOUD = Pattern(
 )
 _MODULE = Pattern(r"(?:^|\s)([\w-]+)(?=\(|\s|$)")
 # `? ` before the function, behind an address and the name of a stack that may be there.
-_STALE = Pattern(r"\s*(?:\(?\[<?[0-9a-f]+>?\]\s*)*(?:<\w+>\s*)?\? ")
+_STALE = Pattern(r"^\s*+(?:\(?\[<?[0-9a-f]+>?\]\s*)*(?:<\w+>\s*)?\? ")
 _TAINTED = Pattern(r"\bTainted: (?P<flags>[^\n]{1,80}?)(?: {2,}|  ?\d|$)")
 
 

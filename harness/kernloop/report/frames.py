@@ -33,7 +33,7 @@ _RIP = Pattern(
     rf"|^Krnl PSW : [0-9a-f]+ [0-9a-f]+ \({_SYMBOL.replace('(?P<', '(?P<s_')}"
 )
 # What the compiler appends to the name of a clone or a split-off cold part.
-_TAIL = Pattern(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*|\.\d+)+$")
+_TAILS = frozenset({"constprop", "isra", "part", "cold", "llvm", "lto_priv"})
 # What the build puts before the name of a system call: the same one is found on all architectures without it.
 _SYSCALL = Pattern(
     r"^(?:__(?:x64|ia32|arm64|arm|s390x?|riscv|powerpc|mips|loongarch)_(?=(?:compat_)?sys_)|__(?:se|do)_sys_"
@@ -58,7 +58,10 @@ def base_name(function: str) -> str:
     """The function's name in the source: `do_exit.cold` is `do_exit`; of Rust's mangled ones the last part."""
     if _RUST.match(function):
         return _rust_name(function)
-    return _TAIL.sub("", function)
+    name, *rest = function.split(".")
+    while rest and (rest[-1] in _TAILS or rest[-1].isdecimal()):
+        rest.pop()
+    return ".".join([name, *rest])
 
 
 def source_name(function: str) -> str:

@@ -68,7 +68,7 @@ _STARTS = re.compile(r"(?:(selftests: \S+: [^:]+)|RUN\s+(\S+) \.\.\.)$")
 # tools/testing/selftests/sched_ext/runner.c, without a hash
 _NAMED = re.compile(r"TEST: (\S+)$")
 # kunit_log() of include/kunit/test.h
-_BY_CASE = re.compile(r"(\w+): \S")
+_BY_CASE = re.compile(r"^(\w+): \S")
 _STARTING = re.compile(r"[Ss]tarting(?: test)?:? (?!\d+ tests)(\S.*?)(?: ?\.\.\.)?$")
 # The kernel and a program write to the same terminal: a message may stand behind a result that has no newline yet.
 _STAMP_WITHIN = re.compile(r"\[ *\d{1,9}\.\d{6}\]")

@@ -28,9 +28,10 @@ _LEVEL = Pattern(r"<([0-9]{1,3})>")
 _STAMP = Pattern(r"\[ *([0-9]{1,9}\.[0-9]{1,9})(?:,[0-9]+)?\]")
 _CALLER = Pattern(r"\s?\[ *([TC][0-9]{1,9})\]")
 # What may stand before printk's prefix: the log of a syslog daemon or journald, a prompt, printk's word on lost lines.
+# What has been read is not read in another way (`++`): of many prompts in a line there are too many ways.
 _BEFORE = Pattern(
     r"^(?:\*\* \d+ printk messages dropped \*\* |[^\[]{0,80} login: |[A-Z][a-z]{2} +\d+ [\d:]{8} \S+ kernel: "
-    r"|\d{4}-\d\d-\d\d[T ][\d:.,+-]+\S* (?:\S+ )?kernel(?:\[\d+\])?: )+(?=(?:<[0-9]{1,3}>)?\[ *\d+\.\d+)"
+    r"|\d{4}-\d\d-\d\d[T ][\d:.,+-]\S* (?:\S+ )?kernel(?:\[\d+\])?: )++(?=(?:<[0-9]{1,3}>)?\[ *\d+\.\d+)"
 )
 _PRINTK = Pattern(r"(?:<[0-9]{1,3}>)?\[ *[0-9]{1,9}\.[0-9]{1,9}\]")
 

@@ -14,7 +14,7 @@ _METHODS = ("match", "search", "fullmatch", "findall", "finditer", "sub", "group
 
 
 class Pattern:
-    """As `re.Pattern`, of which it has what the parsers use; `text` is the expression."""
+    """As `re.Pattern`, of which it has what the parsers use; `text` is the expression, `flags` those of `re`."""
 
     if TYPE_CHECKING:
 
@@ -29,12 +29,12 @@ class Pattern:
 
     def __init__(self, text: str, flags: int = 0) -> None:
         self.text = text
-        self._flags = flags
+        self.flags = flags
 
     # Called once: from then on the compiled pattern's own methods are attributes, with nothing in between.
     def __getattr__(self, name: str) -> Any:
         if name not in _METHODS:
             raise AttributeError(name)
-        compiled = re.compile(self.text, self._flags)
+        compiled = re.compile(self.text, self.flags)
         self.__dict__.update((method, getattr(compiled, method)) for method in _METHODS)
         return self.__dict__[name]

@@ -158,7 +158,8 @@ def parse_loader_stderr(text: str) -> ScxExit | None:
             rules += 1
             inside = int(rules < 2)
         elif exit_line := _EXIT.match(line):
-            found = _from_text(_exit_text(exit_line["why"], lines[number + 1 :]), "\n".join(dump).strip("\n"))
+            why = _exit_text(exit_line["why"], lines[number + 1 : number + 1 + _MAX_MESSAGE_LINES])
+            found = _from_text(why, "\n".join(dump).strip("\n"))
             inside, dump = 0, []
         elif inside and rules:
             dump.append(line)
@@ -216,7 +217,7 @@ def _exit(kind: int | None, code: int | None, reason: str, message: str, dump: s
 def _exit_text(first: str, rest: list[str]) -> str:
     if " (" not in first or _EXIT_END.search(first):
         return first
-    for count in range(1, min(_MAX_MESSAGE_LINES, len(rest)) + 1):
+    for count in range(1, len(rest) + 1):
         if _EXIT_END.search(rest[count - 1]):
             return "\n".join([first, *rest[:count]])
     return first

@@ -20,16 +20,24 @@ from .patterns import Pattern
 __all__ = ["SYMBOL", "sentence"]
 
 SYMBOL = r"[A-Za-z_$][\w$]*(?:\.[\w.]+)?"
+# They begin where a word does: from each of its letters would take the square of a line's length.
+_WHOLE = r"(?<![\w$.])"
 _SHAPES = {
     "cpu": r"\d{1,6}",
     "pid": r"\d{1,10}",
     "comm": r".{0,100}?",
-    "func": rf"{SYMBOL}(?=\+0x)",
-    "where": rf"{SYMBOL}(?=\+0x)",
+    "func": rf"{_WHOLE}{SYMBOL}(?=\+0x)",
+    "where": rf"{_WHOLE}{SYMBOL}(?=\+0x)",
     "access": r"Read|Write",
     "what": r".*?",
 }
-_NAMELESS = {"n": r"\d+", "x": r"[0-9a-f]+", "src": r"[\w./-]+\.[a-z]+:\d+", "..": r".*?", "sym": rf"{SYMBOL}\+0x"}
+_NAMELESS = {
+    "n": r"\d+",
+    "x": r"[0-9a-f]+",
+    "src": r"(?<![\w./-])[\w./-]+\.[a-z]+:\d+",
+    "..": r".{0,400}?",
+    "sym": rf"{_WHOLE}{SYMBOL}\+0x",
+}
 _HOLE = re.compile(r"\{([^{}]+(?:\{[^{}]*\}[^{}]*)*)\}")
 
 

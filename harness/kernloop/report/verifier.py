@@ -28,7 +28,8 @@ _PROCESSED = re.compile(r"^processed (?P<count>\d+) insns")
 _BLOCK = re.compile(r"^Verification failed: (?P<title>.+)")
 
 _SOURCE = re.compile(r"^; (?P<text>.*?) @ (?P<file>[^@\s]+):(?P<line>\d+)\s*$")
-_INSN = re.compile(r"^(?P<number>\d+): (?P<text>\([0-9a-f]{2}\) .*?)\s*(?:; (?P<state>.*))?$")
+# The state is aligned to a column (BPF_LOG_ALIGNMENT, include/linux/bpf_verifier.h).
+_INSN = re.compile(r"^(?P<number>\d+): (?P<text>\([0-9a-f]{2}\) .*?)\s{0,40}(?:; (?P<state>.*))?$")
 _STATE = re.compile(r"^(?:\d+: |from \d+ to \d+: |(?:cur|old) state: )?(?:frame\d+: )?(?P<state>R\d+(?:_r?w)?=.*)$")
 _REGISTER = re.compile(r"(?P<name>R\d+)(?:_r?w)?=(?P<value>(?:[^\s()]|\((?:[^()]|\([^()]*\))*\))+)")
 _ALLOC = re.compile(r"\balloc_insn=(\d+)")
