@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python tests/fuzz.py TARGET SECONDS FOLDER [OPTION...]`: a target of fuzz_targets.py by atheris.
 
-The process ends with it. In FOLDER are the seeds and, when a check fails, the bytes that failed it. FOLDER may be kept: what was found to reach
-new code is there for the next time. OPTIONs are libFuzzer's: `-seed=1`, `-jobs=2`.
+The process ends with it. In FOLDER are the seeds and, when a check fails, the bytes that failed it. FOLDER may be kept:
+what was found to reach new code is there for the next time. OPTIONs are libFuzzer's: `-seed=1`, `-jobs=2`.
 """
 
 from __future__ import annotations

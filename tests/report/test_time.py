@@ -28,7 +28,7 @@ from kernloop.report.scan import ConsoleScanner, scan
 _HEADER_SIZE, _TITLE_SIZE, _LINE_SIZE = 700, 480, 2000
 # These are only asked whether they fit at one place.
 _AT_ONE_PLACE = ("stackline._NAME", "stackline._CALLEE", "stackline._STATE")
-_SLOWEST_SECONDS = 0.01
+_SLOWEST_SECONDS = 0.02
 _GIVEN_UP_SECONDS = 2.0
 # Four times the text, with what a busy machine adds.
 _RATIO, _NOTHING = 7.0, 0.02
@@ -96,7 +96,7 @@ def test_no_expression_takes_long_for_any_line() -> None:
                 taken = cpu(search, attack)
                 if taken > _SLOWEST_SECONDS:
                     # Whatever else the machine did is not twice there.
-                    taken = min(taken, cpu(search, attack))
+                    taken = min(taken, cpu(search, attack), cpu(search, attack))
             if taken > _SLOWEST_SECONDS:
                 slow.append(f"{name}: {taken:.3f} s for {attack[:50]!r}...: {text}")
                 break

@@ -23,7 +23,7 @@ _MAX = 1000
 _BANNER = b"Linux version "
 _COMMAND = re.compile(rb"[Cc]ommand line: ")
 _HEAD = re.compile(
-    r"\bComm: .{0,40}?(?:Not tainted|Tainted: [A-Z ]{1,40}?) +(?P<release>\d+\.\d+\S*) (?P<version>#[^\r\n]{1,120})"
+    r"\bComm: .{0,40}?(?:Not tainted|Tainted: [A-Z ]{1,40}?) +(?P<release>\d+\.\d\S*) (?P<version>#[^\r\n]{1,120})"
 )
 _HARDWARE = re.compile(r"Hardware name: (?P<hardware>[^\r\n]{1,200})")
 
