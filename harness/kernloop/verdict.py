@@ -106,7 +106,10 @@ class KernelSeen:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `summary` is one line, `next` the command or step to take now, `times` are seconds."""
+    """How a run ended. `summary` is one line, `next` the command or step to take now, `times` are seconds.
+
+    `function` and `kind` are those of a crash, as `kernloop report` tells them.
+    """
 
     verdict: Verdict
     summary: str
@@ -114,6 +117,7 @@ class Outcome:
     kernel: KernelSeen | None = None
     exit_status: int | None = None
     function: str | None = None
+    kind: str | None = None
     evidence: tuple[Evidence, ...] = ()
     times: dict[str, float] = field(default_factory=dict)
     console_sha256: str | None = None

@@ -35,6 +35,8 @@ T = TypeVar("T")
 _VERBS = {"sysrq": "control", "nmi": "control", "pause": "control", "resume": "control", "snapshots": "list"}
 _ALSO = {"kernloop kernel list": "kernels", "kernloop runs list": "runs", " --name NAME": "", "--timeout": "timeout"}
 _CALLS = (
+    (re.compile(r"kernloop report (\S+?)(?: --all)?(?=[,;]|$)"), r"report('\1')"),
+    (re.compile(r"kernloop kernel build (\S+) --profile (\w+) --fragment (\w+)"), r"build('\1', '\2', ['\3'])"),
     (re.compile(r"kernloop run --kernel (\S+) -- (.+)"), r"run('\2', kernel='\1')"),
     (re.compile(r"kernloop kernel config (\S+) --why (\w+)"), r"config('\1', why=['\2'])"),
     (re.compile(r"kernloop bisect --resume (\S+)"), r"bisect(resume='\1')"),

@@ -181,6 +181,8 @@ def test_hints_name_tools() -> None:
         "kernloop vm console a; vm dump; then vm stop": "vm_console a; vm_dump; then vm_stop",
         "kernloop vm resume a": "vm_control a",
         "see: kernloop kernel list": "see: kernels",
+        "kernloop report 2026-run --all, or give more --timeout": "report('2026-run'), or give more timeout",
+        "then kernloop kernel build DIR --profile tiny --fragment kasan": "then build('DIR', 'tiny', ['kasan'])",
     }.items():
         assert tools.in_tools(hint) == told
 

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+import trees
 from kernloop.kernel import fragments
 from kernloop.report import kinds
 from kernloop.report.advice import (
@@ -97,6 +98,33 @@ def test_a_damaged_report_is_not_explained_by_what_it_might_be() -> None:
     [crash] = parse_console(["[    1.0] BUG: KASAN: slab-use-after-free in kl_get+0x10/0x20", "[    1.1] all is well"])
     assert crash.corrupted
     assert next_step(crash).startswith(explain(DAMAGED).next)
+
+
+@pytest.mark.vm
+def test_symbols_parameters_and_documents_are_the_kernels() -> None:
+    """Looked up in the source of the default kernel."""
+    tree = trees.linux()
+    kconfig = "\n".join(file.read_text() for file in tree.rglob("Kconfig*") if file.is_file())
+    symbols = set(re.findall(r"^\s*(?:menu)?config (\w+)$", kconfig, re.M))
+    folders = [tree / "Documentation" / name for name in ("admin-guide", "dev-tools")]
+    documents = [file.read_text(errors="replace") for folder in folders for file in folder.rglob("*.[rt][sx]t")]
+    words = {word.rstrip(".") for text in documents for word in re.findall(r"[\w.]+", text)}
+    for topic in topics():
+        found = explain(topic)
+        assert set(found.facts) <= symbols, topic
+        for one in found.later:
+            option, value = one.setting.split()[:2]
+            if option == "--config":
+                assert value.partition("=")[0] in symbols, one.setting
+            elif option == "--append":
+                word = value.partition("=")[0]
+                last = word.rpartition(".")[2]
+                known = last if word.startswith("sysctl.") else word
+                sources = "".join((tree / file.partition(": ")[0]).read_text() for file in found.docs)
+                assert known in words or re.search(rf"module_param(?:_named)?\({last},", sources), one.setting
+        for document in found.docs:
+            file, _, part = document.partition(": ")
+            assert part in (tree / file).read_text(), document
 
 
 def test_the_pages_of_the_skill_are_made_from_the_table() -> None:

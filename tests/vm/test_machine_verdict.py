@@ -47,10 +47,10 @@ def test_a_machine_that_did_its_job_has_no_verdict_of_its_own(run: runs.Run) -> 
 
 def test_a_panic_names_the_function_and_the_lines_of_the_console(run: runs.Run) -> None:
     found = judged(run, replace(FINE, end=End.PANIC, status=None, crashes=crashes("sysrq-crash-7.3.4.log")))
-    assert (found.verdict, found.function) == (Verdict.PANIC, "sysrq_handle_crash")
+    assert (found.verdict, found.kind, found.function) == (Verdict.PANIC, "kernel-panic", "sysrq_handle_crash")
     assert found.evidence[0].path == "console.log"
     assert found.evidence[0].lines is not None
-    assert "--console" in found.next
+    assert found.next == f"kernloop report {run.id}"
     assert guest_exit_code(found.verdict, found.exit_status) == 120
 
 

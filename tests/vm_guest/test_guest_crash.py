@@ -28,7 +28,18 @@ def test_a_panic_exits_120_and_names_the_function_with_the_consoles_excerpt() ->
     verdict = verdict_of(path)
     assert (verdict["verdict"], verdict["function"], verdict["exit_code"]) == ("panic", "sysrq_handle_crash", 120)
     assert "sysrq triggered crash" in done.text
-    assert "next:" in done.text
+    assert "kind kernel-panic, function sysrq_handle_crash" in done.text
+    assert verdict["kind"] == "kernel-panic"
+    assert verdict["next"] == f"kernloop report {path.name}"
+    told = kernloop("report", path.name, "--markdown")
+    mail = told.out.decode()
+    assert told.status == 1
+    assert "```sh\nkernloop run -- sh -c 'echo before; echo c > /proc/sysrq-trigger; echo after'\n```" in mail
+    assert f"- build-id: `{verdict['kernel']['guest_build_id']}`" in mail
+    assert "CONFIG_SMP=y" in mail
+    page = (path / "report.html").read_text()
+    assert 'id="crash"' in page
+    assert 'id="repeat"' in page
     first, last = verdict["evidence"][0]["lines"]
     excerpt = console().splitlines()[first - 1 : last]
     assert any("Kernel panic - not syncing" in line for line in excerpt)

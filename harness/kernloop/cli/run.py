@@ -163,6 +163,8 @@ def _repeated(value: dict[str, Any], record: runs.Run, times: int) -> dict[str, 
 def explain(outcome: Outcome, path: Path) -> None:
     """The verdict, the console's excerpt and the next step, on stderr."""
     err.print(f"kernloop: {mark(outcome.verdict)}: {escape(outcome.summary)}")
+    if outcome.kind:
+        err.print(f"  kind {outcome.kind}{escape(f', function {outcome.function}' if outcome.function else '')}")
     first = outcome.evidence[0] if outcome.evidence else None
     if first and first.lines:
         # Only a newline ends a line here, as for the parser that counted them.

@@ -165,7 +165,8 @@ class LiveJob:
             verdict = Verdict.PANIC if end is End.PANIC else Verdict.OOPS
             what = crash.title if crash else "the kernel panicked; the console does not say where"
             where = f" in {crash.function}" if crash and crash.function and crash.function not in what else ""
-            said = replace(base, verdict=verdict, summary=what + where, next=console)
+            then = f"kernloop report {session.run.id}" if crash else console
+            said = replace(base, verdict=verdict, summary=what + where, next=then)
         elif end is End.DEADLINE:
             state = (
                 "the VM is paused"

@@ -67,7 +67,8 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
             verdict=verdict,
             summary=crash.title + where + ("; the guest was paused there" if watched.end is End.PANIC else ""),
             function=crash.function,
-            next=f"kernloop runs show {run.id} --console" if on_console else f"kernloop debug pstore {run.id}",
+            kind=crash.kind,
+            next=f"kernloop report {run.id}" if on_console else f"kernloop debug pstore {run.id}",
         )
     if watched.end is End.PANIC:
         return replace(
@@ -78,18 +79,19 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
         )
     if late:
         state = _state(watched)
+        look = f"kernloop report {run.id} --all" if watched.crashes else f"kernloop runs show {run.id} --console"
         if watched.end is End.BOOT_DEADLINE:
             return replace(
                 base,
                 verdict=Verdict.BOOT_HANG,
                 summary=f"the guest's init was not up in time; {state}",
-                next=f"kernloop runs show {run.id} --console",
+                next=look,
             )
         return replace(
             base,
             verdict=Verdict.HANG,
             summary=f"the deadline of {deadline:g} s passed; {state}",
-            next=f"kernloop runs show {run.id} --console, or give it a longer --timeout",
+            next=f"{look}, or give it a longer --timeout",
         )
     if watched.end is End.GONE:
         return _gone(base, run, watched)
