@@ -18,7 +18,7 @@ from .images import Images
 from .locate import Located, Locator
 from .notes import call_note, fault_notes, plain_notes
 from .opcodes import Code, Disassembler, instructions, machine_of, parse_code
-from .origin import Function
+from .origin import Function, branch_target
 from .printed import Trace, TraceFrame, read_trace
 from .source import Tree
 
@@ -113,7 +113,7 @@ class _Decoder:
                 before = where.image.read(where.start, min(first - where.start, _MAX_FUNCTION))
             self._compare(where, code)
         yield from instructions(
-            code, self._disassembler, offset=offset, address=address, before=before, comment=self._comment
+            code, self._disassembler, offset=offset, address=address, before=before, text=self._text
         )
 
     # Some bytes differ always: what the kernel patches at boot and run time (alternatives, static keys, calls).
@@ -126,13 +126,20 @@ class _Decoder:
                 f" {where.image.path.name}: another build, or code that was overwritten"
             )
 
-    def _comment(self, insn: capstone.CsInsn) -> str:
-        if self._where is None or self._machine != "EM_X86_64":
-            return ""
-        name, offset = self._function(self._where).symbol(insn)
-        if not name:
-            return ""
-        return f"{name}+{offset:#x}" if offset > 0 else name
+    # With symbols in the place of addresses, which are none of the kernel that ran.
+    def _text(self, insn: capstone.CsInsn) -> str:
+        text = f"{insn.mnemonic} {insn.op_str}".strip()
+        where = self._where
+        if where is None or self._machine != "EM_X86_64":
+            return text
+        target = branch_target(insn)
+        if target is not None and 0 <= target - where.start < where.symbol.size:
+            return f"{insn.mnemonic} {where.symbol.name}+{target - where.start:#x}"
+        found = self._function(where).reference(insn)
+        if found is None:
+            return text
+        name = f"{found.name}+{found.offset:#x}" if found.offset > 0 else found.name
+        return f"{insn.mnemonic} {name}" if target is not None else f"{text}  # {name}"
 
     def _function(self, where: Located) -> Function:
         if where.start not in self._functions:
@@ -140,7 +147,7 @@ class _Decoder:
             data = where.image.read(where.start, size)
             disassembler = Disassembler("EM_X86_64")
             symbols = where.image.relocated(where.start, where.start + size) if where.image.is_module else {}
-            self._functions[where.start] = Function(disassembler.disassemble(data, where.start), symbols, self._dwarf)
+            self._functions[where.start] = Function(disassembler.function(data, where.start), symbols, self._dwarf)
         return self._functions[where.start]
 
     @cached_property
@@ -163,9 +170,9 @@ class _Decoder:
         found += plain_notes(trace, self._machine, found)
         yield from found
 
-    # A WARNING has registers, but no address that could not be accessed.
+    # A WARNING, a lockup has registers, but no address that could not be accessed.
     def _has_fault(self) -> bool:
-        return self._trace.fault is not None or self._crash.kind not in ("warning", "kernel-bug", "bug", "refcount")
+        return self._trace.fault is not None or self._trace.low is not None or self._trace.protection
 
     def _line(self, where: Located) -> str:
         for place in self._dwarf.places(where.address)[:1]:

@@ -90,20 +90,26 @@ class Dwarf:
         """All variables of the functions at `address`, whether they are anywhere or not."""
         return [variable for _, variable in self._variables(address)]
 
-    def returns(self, function: str) -> drgn.Type | None:
-        """The type that a function returns."""
-        try:
-            kind = self._program.function(function).type_
-        except LookupError:
-            return None
-        return kind.type
+    def returns(self, function: str, address: int) -> drgn.Type | None:
+        """The type that the function at `address` returns."""
+        found = self._object(function, address, drgn.FindObjectFlags.FUNCTION)
+        return found.type if found is not None else None
 
-    def variable(self, name: str) -> drgn.Type | None:
-        """The type of a global variable."""
-        try:
-            return self._program.variable(name).type_
-        except LookupError:
-            return None
+    def variable(self, name: str, address: int, near: int) -> drgn.Type | None:
+        """The type of the global variable at `address`; a static one in the file of the code at `near`."""
+        files = [place.file for place in self.places(near)]
+        return self._object(name, address, drgn.FindObjectFlags.VARIABLE, *reversed(files))
+
+    # Several files may have one of this name.
+    def _object(self, name: str, address: int, flags: drgn.FindObjectFlags, *files: str) -> drgn.Type | None:
+        for file in (None, *files):
+            try:
+                found = self._program.object(name, flags, file)
+            except LookupError:
+                continue
+            if found.address_ == address:
+                return found.type_
+        return None
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

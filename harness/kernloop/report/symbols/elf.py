@@ -22,7 +22,7 @@ from typing import Any
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-__all__ = ["Image", "NotAnImage", "Section", "Symbol"]
+__all__ = ["Image", "NotAnImage", "Reference", "Section", "Symbol"]
 
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
@@ -64,6 +64,15 @@ class Symbol:
     elf_size: int
     last: bool
     section: Section
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an operand refers to: `offset` bytes behind `name`, whose address is None when it is another file's."""
+
+    name: str
+    offset: int
+    address: int | None
 
 
 class Image:
@@ -117,13 +126,17 @@ class Image:
 
     def find(self, name: str) -> list[Symbol]:
         """All code that has this name: static functions of several files may."""
+        return [symbol for symbol in self.named(name) if symbol.section.executable]
+
+    def named(self, name: str) -> list[Symbol]:
+        """All code and data that has this name."""
         names, wanted = self._names, name.encode()
         found = []
         at = names.find(wanted + b"\0")
         while at >= 0:
             found += [self._symbol(name, *entry) for entry in self._by_name.get(at, ())]
             at = names.find(wanted + b"\0", at + 1)
-        return [symbol for symbol in found if symbol.section.executable]
+        return found
 
     def at(self, address: int) -> Symbol | None:
         """The symbol that `address` is in, code or data."""
@@ -146,7 +159,7 @@ class Image:
     def contains(self, text: bytes) -> bool:
         return self._map.find(text) >= 0
 
-    def relocated(self, begin: int, end: int) -> dict[int, tuple[str, int]]:
+    def relocated(self, begin: int, end: int) -> dict[int, Reference]:
         """Of a module's code from `begin` to `end`: the address of each operand that awaits a symbol, and which."""
         section = next((s for s in self.sections if s.address <= begin < s.address + s.size), None)
         if section is None or section.index not in self._relocations or self._table is None:
@@ -160,18 +173,18 @@ class Image:
         return found
 
     # A symbol by its number in the table, and what is added to it; a section's own symbol stands for what lies there.
-    def _reference(self, number: int, addend: int) -> tuple[str, int]:
+    def _reference(self, number: int, addend: int) -> Reference:
         assert self._table is not None
         (offset, _), _ = self._table
         name, info, _, index, value, _ = _SYMBOL.unpack_from(self._map, offset + number * _SYMBOL.size)
-        if info & 15 != _SECTION_SYMBOL:
-            return self._name(name), addend
         section = self._by_index.get(index)
+        if info & 15 != _SECTION_SYMBOL:
+            return Reference(self._name(name), addend, section.address + value if section else None)
         # The addend of a relative x86 operand is counted from the operand's end, 4 bytes on.
         held = self.at(section.address + value + addend + 4) if section else None
         if section is None or held is None:
-            return (section.name if section else "?"), addend
-        return held.name, section.address + value + addend - held.address
+            return Reference(section.name if section else "?", addend, None)
+        return Reference(held.name, section.address + value + addend - held.address, held.address)
 
     def _sections(self, base: int) -> list[Section]:
         found, free = [], base

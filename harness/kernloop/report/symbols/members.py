@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import drgn
 
-__all__ = ["members_at", "pointed", "type_name"]
+__all__ = ["members_at", "pointed", "pointer", "type_name"]
 
 _COMPOUND = (drgn.TypeKind.STRUCT, drgn.TypeKind.UNION, drgn.TypeKind.CLASS)
 # Unions have several members at one offset.
@@ -28,6 +28,11 @@ def pointed(kind: drgn.Type) -> drgn.Type | None:
         return None
     target = _bare(kind.type)
     return target if target.kind in _COMPOUND and target.is_complete() else None
+
+
+def pointer(kind: drgn.Type) -> bool:
+    """Whether a type is that of a pointer."""
+    return bool(_bare(kind).kind == drgn.TypeKind.POINTER)
 
 
 def type_name(kind: drgn.Type) -> str:

@@ -16,7 +16,7 @@ from capstone import x86
 from .decoded import Note
 from .dwarf import Dwarf, Variable
 from .locate import Located
-from .members import members_at, pointed, type_name
+from .members import members_at, pointed, pointer, type_name
 from .origin import Function, Origin, full_name
 from .printed import Trace
 from .values import is_null, meaning, poison
@@ -27,13 +27,15 @@ _MOST = 6
 _MASK = (1 << 64) - 1
 _KASAN_SHADOW = 0xDFFFFC << 40
 _MEMBER = re.compile(r"(?:->|\.)\s*([A-Za-z_]\w*)")
+# They have an operand in memory and do not touch it.
+_NO_ACCESS = ("lea", "nop", "ud", "prefetch")
 _THUNK = re.compile(r"__x86_indirect_(?:\w+_)?thunk_(?:array_)?(r\w+)")
 
 
 def fault_notes(trace: Trace, where: Located, insn: capstone.CsInsn, function: Function, line: str) -> Iterator[Note]:
     """About the faulting instruction of x86-64: its operand in memory, with what is in its registers."""
     for op in insn.operands:
-        if op.type != x86.X86_OP_MEM or op.mem.segment:
+        if op.type != x86.X86_OP_MEM or op.mem.segment or insn.mnemonic.startswith(_NO_ACCESS):
             continue
         base = full_name(insn.reg_name(op.mem.base)) if op.mem.base else ""
         index = full_name(insn.reg_name(op.mem.index)) if op.mem.index else ""
@@ -46,10 +48,16 @@ def fault_notes(trace: Trace, where: Located, insn: capstone.CsInsn, function: F
             continue  # another operand's, or a page crossed
         if value == _KASAN_SHADOW or trace.registers.get(index) == _KASAN_SHADOW:
             continue
-        if index:
+        origin, distance = function.origin(base, where.address), (address - value) & _MASK
+        if index and origin is None and op.mem.scale == 1:
+            # Which of two registers is the pointer, the instruction does not say.
+            origin, other = function.origin(index, where.address), trace.registers.get(index, 0)
+            if origin is not None and pointer(origin.type):
+                base, value, distance = index, other, (address - other) & _MASK
+        if index and (origin is None or not pointer(origin.type)):
             yield from _plain(base, value)
             continue
-        yield _about(function.origin(base, where.address), base, value, op.mem.disp, op.size, where, function, line)
+        yield _about(origin, base, value, distance, op.size, where, function, line)
 
 
 def call_note(caller: Located, function: Function) -> Note | None:
@@ -58,8 +66,8 @@ def call_note(caller: Located, function: Function) -> Note | None:
     if call is None or not call.group(x86.X86_GRP_CALL):
         return None
     op = call.operands[0]
-    name, _ = function.symbol(call)
-    thunk = _THUNK.match(name)
+    target = function.reference(call)
+    thunk = _THUNK.match(target.name) if target else None
     if thunk:
         found = function.origin(thunk[1], call.address)
     elif op.type == x86.X86_OP_REG:

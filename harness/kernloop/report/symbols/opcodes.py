@@ -57,6 +57,16 @@ class Disassembler:
         """The instructions up to the first that is none."""
         return list(self._engine.disasm(data, address))
 
+    def function(self, data: bytes, address: int) -> list[capstone.CsInsn]:
+        """The instructions of a whole function; bytes that are none are passed over."""
+        found: list[capstone.CsInsn] = []
+        at = 0
+        while at < len(data):
+            found += self.disassemble(data[at:], address + at)
+            end = found[-1].address + found[-1].size - address if found else 0
+            at = max(end, at) + 1 if end < len(data) else end
+        return found
+
 
 def machine_of(registers: dict[str, int], machine: str = "") -> str:
     """The ELF machine that a report is of: that of vmlinux, or else as its registers tell; empty when unknown."""
@@ -87,11 +97,11 @@ def instructions(
     offset: int | None,
     address: int = 0,
     before: bytes = b"",
-    comment: Callable[[capstone.CsInsn], str] = lambda _: "",
+    text: Callable[[capstone.CsInsn], str] | None = None,
 ) -> tuple[Instruction, ...]:
     """The instructions of `code`; `offset` is that of the marked one in its function, `address` its own.
 
-    `before` is what vmlinux has from the function's start to the line's first byte.
+    `before` is what vmlinux has from the function's start to the line's first byte, `text` writes an instruction.
     """
     begin = _begin(code, disassembler, offset, before)
     if begin is None:
@@ -106,11 +116,15 @@ def instructions(
         Instruction(
             insn.address - address + (offset or 0),
             insn.bytes.hex(" "),
-            f"{insn.mnemonic} {insn.op_str}".strip() + (f"  # {text}" if (text := comment(insn)) else ""),
+            (text or _plain)(insn),
             insn.address == address,
         )
         for insn in found
     )
+
+
+def _plain(insn: capstone.CsInsn) -> str:
+    return f"{insn.mnemonic} {insn.op_str}".strip()
 
 
 # Where in the line the first instruction begins.

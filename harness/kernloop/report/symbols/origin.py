@@ -17,9 +17,10 @@ import drgn
 from capstone import x86
 
 from .dwarf import Dwarf
+from .elf import Reference
 from .members import members_at, pointed
 
-__all__ = ["Function", "Origin", "Value"]
+__all__ = ["Function", "Origin", "Value", "branch_target", "full_name"]
 
 _MAX_STEPS = 60
 _MAX_LOADS = 4
@@ -51,17 +52,15 @@ class Value:
 class Function:
     """A function's instructions, as vmlinux or the module has them; `symbols` names operands that await a symbol."""
 
-    def __init__(
-        self, instructions: Sequence[capstone.CsInsn], symbols: dict[int, tuple[str, int]], dwarf: Dwarf
-    ) -> None:
+    def __init__(self, instructions: Sequence[capstone.CsInsn], symbols: dict[int, Reference], dwarf: Dwarf) -> None:
         self._instructions = instructions
         self._index = {insn.address: number for number, insn in enumerate(instructions)}
         self._symbols = symbols
         self.dwarf = dwarf
         self._jumpers: dict[int, list[int]] = defaultdict(list)
         for number, insn in enumerate(instructions):
-            target = jump_target(insn)
-            if target is not None and target in self._index:
+            target = branch_target(insn)
+            if target is not None and target in self._index and not insn.group(x86.X86_GRP_CALL):
                 self._jumpers[self._index[target]].append(number)
 
     def at(self, address: int) -> capstone.CsInsn | None:
@@ -172,38 +171,46 @@ class Function:
 
     # A pointer that was loaded from a global variable.
     def _global(self, value: Value, insn: capstone.CsInsn) -> Origin | None:
-        name, offset = self.symbol(insn)
-        kind = self.dwarf.variable(name) if name else None
+        found = self.reference(insn)
+        if found is None or found.address is None:
+            return None
+        name, kind = found.name, self.dwarf.variable(found.name, found.address, insn.address)
         if kind is None:
             return None
-        if offset == 0 and kind.kind in (drgn.TypeKind.POINTER, drgn.TypeKind.TYPEDEF):
+        if found.offset == 0 and kind.kind in (drgn.TypeKind.POINTER, drgn.TypeKind.TYPEDEF):
             return Origin(name, kind, value.certain)
-        members = members_at(kind, offset, 8)
+        members = members_at(kind, found.offset, 8)
         return Origin(f"{name}.{members[0][0]}", members[0][1], value.certain) if members else None
 
     # What a call returned, or nothing for the other registers that it changed.
     def _returned(self, value: Value, insn: capstone.CsInsn) -> Origin | None:
         if value.register != "rax":
             return None
-        name, _ = self.symbol(insn)
-        kind = self.dwarf.returns(name) if name else None
-        return Origin(f"{name}()", kind, value.certain) if kind is not None else None
+        found = self.reference(insn)
+        if found is None or found.address is None or found.offset:
+            return None
+        kind = self.dwarf.returns(found.name, found.address)
+        return Origin(f"{found.name}()", kind, value.certain) if kind is not None else None
 
-    def symbol(self, insn: capstone.CsInsn) -> tuple[str, int]:
-        """The symbol that an operand of the instruction refers to, and the distance from it; empty when none does."""
-        for where, (name, addend) in self._symbols.items():
+    def reference(self, insn: capstone.CsInsn) -> Reference | None:
+        """The symbol that an operand of the instruction refers to."""
+        for where, found in self._symbols.items():
             if insn.address <= where < insn.address + insn.size:
-                relative = insn.address + insn.size - where  # x86 counts from the end of the instruction
-                return name, addend + (relative if any_relative(insn) else 0)
-        return self._resolved(operand_address(insn))
+                # A relative operand counts from the end of the instruction.
+                behind = insn.address + insn.size - where if any_relative(insn) else 0
+                return Reference(found.name, found.offset + behind, found.address or self._exported(found.name))
+        return None if self._symbols else self._resolved(operand_address(insn))
 
-    def _resolved(self, address: int | None) -> tuple[str, int]:
-        if address is None:
-            return "", 0
+    def _resolved(self, address: int | None) -> Reference | None:
         for image in self.dwarf.images:
-            if not image.is_module and (found := image.at(address)):
-                return found.name, address - found.address
-        return "", 0
+            if address is not None and not image.is_module and (found := image.at(address)):
+                return Reference(found.name, address - found.address, found.address)
+        return None
+
+    # What vmlinux has of this name; a module may use what is exported, of which there is one.
+    def _exported(self, name: str) -> int | None:
+        found = {symbol.address for image in self.dwarf.images if not image.is_module for symbol in image.named(name)}
+        return found.pop() if len(found) == 1 else None
 
 
 def full_name(register: str) -> str:
@@ -221,9 +228,10 @@ _WHOLE = {
 }
 
 
-def jump_target(insn: capstone.CsInsn) -> int | None:
-    """Where a direct jump goes."""
-    if insn.group(x86.X86_GRP_JUMP) and insn.operands and insn.operands[0].type == x86.X86_OP_IMM:
+def branch_target(insn: capstone.CsInsn) -> int | None:
+    """Where a direct jump or call goes."""
+    branches = insn.group(x86.X86_GRP_JUMP) or insn.group(x86.X86_GRP_CALL)
+    if branches and insn.operands and insn.operands[0].type == x86.X86_OP_IMM:
         return int(insn.operands[0].imm) & _MASK
     return None
 
@@ -242,9 +250,9 @@ def any_relative(insn: capstone.CsInsn) -> bool:
 
 def operand_address(insn: capstone.CsInsn) -> int | None:
     """The address in the kernel that an operand is: of a call, a jump, or beside rip."""
+    if (target := branch_target(insn)) is not None:
+        return target
     for op in insn.operands:
-        if op.type == x86.X86_OP_IMM and (insn.group(x86.X86_GRP_CALL) or insn.group(x86.X86_GRP_JUMP)):
-            return int(op.imm) & _MASK
         if op.type == x86.X86_OP_MEM and op.mem.base == x86.X86_REG_RIP and not op.mem.index:
             return int(insn.address + insn.size + op.mem.disp) & _MASK
         if op.type == x86.X86_OP_MEM and not op.mem.base and not op.mem.index and not op.mem.segment:

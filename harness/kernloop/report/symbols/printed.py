@@ -67,7 +67,8 @@ class TraceFrame:
 
 @dataclass(frozen=True)
 class Trace:
-    """`code` holds the words of the Code: line as printed; `low` and `high` are KASAN's range of addresses."""
+    """`code` holds the words of the Code: line as printed; `low` and `high` are KASAN's range of addresses,
+    `protection` says that the fault has no address."""
 
     frames: tuple[TraceFrame, ...] = ()
     pointer: TraceFrame | None = None
@@ -79,6 +80,7 @@ class Trace:
     low: int | None = None
     high: int | None = None
     range_kind: str = ""
+    protection: bool = False
     shift: int | None = None
     release: str = ""
     build_id: str = ""
@@ -159,6 +161,8 @@ class _Reader:
             self.found["fault"] = int(match[1], 16)
         if "low" not in self.found and (match := _RANGE.search(text)):
             self.found |= {"low": int(match["low"], 16), "high": int(match["high"], 16), "range_kind": match["what"]}
+        if "general protection fault" in text or "stack segment" in text:
+            self.found["protection"] = True
         if match := _SHIFT.match(text):
             self.found["shift"] = int(match["shift"] or "0", 16)
         if "access" not in self.found and (match := _ACCESS.search(text)):
