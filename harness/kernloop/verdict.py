@@ -108,7 +108,8 @@ class KernelSeen:
 class Outcome:
     """How a run ended. `summary` is one line, `next` the command or step to take now, `times` are seconds.
 
-    `function` and `kind` are those of a crash, as `kernloop report` tells them.
+    `function` and `kind` are those of a crash, as `kernloop report` tells them, `place` its file and line where the
+    kernel was built here.
     """
 
     verdict: Verdict
@@ -118,6 +119,7 @@ class Outcome:
     exit_status: int | None = None
     function: str | None = None
     kind: str | None = None
+    place: str | None = None
     evidence: tuple[Evidence, ...] = ()
     times: dict[str, float] = field(default_factory=dict)
     console_sha256: str | None = None

@@ -16,8 +16,9 @@ from pydantic import Field
 
 from kernloop import __version__
 from kernloop.errors import UsageError
+from kernloop.kernel import debugfiles
 from kernloop.present.account import Account
-from kernloop.present.logs import Log, accounts, read
+from kernloop.present.logs import Log, accounts, read, with_lines
 from kernloop.report import advice
 from kernloop.report.advice import Advice
 from kernloop.vm import client
@@ -72,7 +73,8 @@ def _report(source: str, number: int, line: int) -> CallToolResult:
         end = max(line, crash.start_line) + len(kept)
         left = end if kept and end <= crash.end_line else 0
         return answer(console="\n".join(kept), line=left or "", more=again.format(left) if left else "")
-    head = _head(found[number - 1], number, len(found))
+    one = with_lines(found[number - 1], log, debugfiles.noted(log.run) if log.run else None, brief=True)
+    head = _head(one, number, len(found))
     kept = _fitting(crash.excerpt, max(_ROOM - len(str(head)), _LEAST))
     return answer(**head, console="\n".join(kept), from_line=crash.start_line, more=again.format(crash.start_line))
 

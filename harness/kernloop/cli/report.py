@@ -7,20 +7,28 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from kernloop.cli import report_forms
 from kernloop.cli.output import JsonFlag, fail, out, print_json
+from kernloop.cli.report_decode import find_images
 from kernloop.errors import HarnessError, UsageError
+from kernloop.present import plain
 from kernloop.present.account import place
-from kernloop.present.logs import accounts, read
+from kernloop.present.decoded import decoded_lines
+from kernloop.present.logs import Log, accounts, decode_crash, read, with_lines
+from kernloop.present.text import printable
 from kernloop.report.advice import Place, next_step
 from kernloop.report.crash import Crash
 from kernloop.report.scan import scan
+
+if TYPE_CHECKING:
+    from kernloop.report.symbols import Decoded
 
 __all__ = ["report"]
 
@@ -44,6 +52,10 @@ def report(
     explain: Annotated[
         str, typer.Option("--explain", metavar="KIND", help="How such a report is read, what to do; no log needed.")
     ] = "",
+    vmlinux: Annotated[
+        list[Path] | None,
+        typer.Option("--vmlinux", help="A vmlinux, .ko or folder of them: files and lines. A run knows its own."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Kernel crashes in a console log: kind, guilty function, title, fingerprint, evidence.
@@ -55,11 +67,13 @@ def report(
             report_forms.told(explain, as_json)
             raise typer.Exit(0)
         if batch:
-            raise typer.Exit(_batch([source, *(paths or [])]))
+            raise typer.Exit(_batch([source, *(paths or [])], vmlinux or []))
         if paths:
             raise UsageError("several files", hint="give --batch for more than one file")
         log = read(source)
+        images = find_images(log, vmlinux or [])
         first = next(iter(accounts(log)), None) if markdown or html else None
+        first = with_lines(first, log, images) if first else None
         if first and html:
             report_forms.write_page(first, log.data, html)
         if first and markdown:
@@ -71,24 +85,27 @@ def report(
     crashes = list(scan(data))
     panicked = _PANIC in data
     if as_json and every:
-        found = [_object(crash, crash.panicked, where) for crash in crashes]
+        found = [_object(crash, crash.panicked, where, decode_crash(crash, log, images)) for crash in crashes]
         print_json({"schema": "kernloop.reports/1", "source": name, "panicked": panicked, "reports": found})
     elif as_json:
-        print_json(
-            {"source": name, **_object(crashes[0] if crashes else None, panicked, where), "crashes": len(crashes)}
-        )
+        crash = crashes[0] if crashes else None
+        value = _object(crash, panicked, where, decode_crash(crash, log, images))
+        print_json({"source": name, **value, "crashes": len(crashes)})
     else:
-        _show(name, crashes if every else crashes[:1], len(crashes), where)
+        shown = [(crash, decode_crash(crash, log, images)) for crash in (crashes if every else crashes[:1])]
+        _show(name, shown, len(crashes), where)
     raise typer.Exit(1 if crashes else 0)
 
 
-def _batch(sources: list[str]) -> int:
+def _batch(sources: list[str], vmlinux: list[Path]) -> int:
     any_crash = False
+    images = find_images(None, vmlinux)
     for path in _files(sources):
-        data = _bytes(path)
-        first = next(scan(data), None)
+        log = Log(str(path), _bytes(path))
+        first = next(scan(log.data), None)
         any_crash = any_crash or first is not None
-        line = json.dumps({"path": str(path), **_object(first, _PANIC in data)}, separators=(",", ":"))
+        value = _object(first, _PANIC in log.data, None, decode_crash(first, log, images))
+        line = json.dumps({"path": str(path), **value}, separators=(",", ":"))
         sys.stdout.write(line + "\n")
     return 1 if any_crash else 0
 
@@ -111,7 +128,7 @@ def _bytes(path: Path) -> bytes:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file that can be read") from error
 
 
-def _object(crash: Crash | None, panicked: bool, where: Place | None = None) -> dict[str, Any]:
+def _object(crash: Crash | None, panicked: bool, where: Place | None, decoded: Decoded | None) -> dict[str, Any]:
     if crash is None:
         return {"schema": _SCHEMA, "kind": None, "panicked": panicked}
     return {
@@ -148,15 +165,20 @@ def _object(crash: Crash | None, panicked: bool, where: Place | None = None) -> 
         "end_line": crash.end_line,
         "details": asdict(crash.details) if crash.details else None,
         "excerpt": list(crash.excerpt),
+        "decoded": plain(decoded),
         "next": next_step(crash, where),
     }
 
 
-def _show(name: str, crashes: list[Crash], total: int, where: Place) -> None:
+def _above_trace(line: str) -> bool:
+    return not line.strip().startswith("Call Trace:")
+
+
+def _show(name: str, crashes: list[tuple[Crash, Decoded | None]], total: int, where: Place) -> None:
     if not crashes:
         out.print(f"no crash in {escape(name)}")
         return
-    for crash in crashes:
+    for crash, decoded in crashes:
         out.print(f"[bold red]{escape(crash.title)}[/]")
         at = f", function {crash.function}" if crash.function else ""
         out.print(f"  kind {crash.kind}{escape(at)}, fingerprint {crash.fingerprint}")
@@ -164,8 +186,12 @@ def _show(name: str, crashes: list[Crash], total: int, where: Place) -> None:
         out.print(f"  {escape(name)} lines {crash.start_line} to {crash.end_line}{escape(who)}")
         if crash.corrupted:
             out.print(f"  [yellow]corrupted:[/] {escape(crash.corrupted)}")
-        for line in crash.excerpt:
+        # The decoded trace stands for the console's.
+        instead = decoded is not None and decoded.guilty is not None
+        for line in takewhile(_above_trace, crash.excerpt) if instead else crash.excerpt:
             out.print(f"  | {escape(line)}")
+        for line in decoded_lines(decoded) if decoded else ():
+            out.print(f"  {escape(printable(line))}")
         out.print(f"  [bold]next:[/] {escape(next_step(crash, where))}")
     if total > len(crashes):
         out.print(f"{total - len(crashes)} more in this log: --all")

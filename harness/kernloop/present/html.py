@@ -87,6 +87,7 @@ _PARTS = (
     "kernel",
     "times",
     "function",
+    "place",
     "exit_status",
     "exit_code",
     "scheduler",

@@ -6,18 +6,23 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernloop import runs
 from kernloop.errors import UsageError
+from kernloop.kernel import debugfiles
 from kernloop.present.account import Account, account, configuration
+from kernloop.present.decoded import brief_lines, decoded_lines
 from kernloop.report.crash import Crash, most_severe
 from kernloop.report.lines import read_line
 from kernloop.report.scan import scan
 
-__all__ = ["Log", "accounts", "of_verdict", "read"]
+if TYPE_CHECKING:
+    from kernloop.report.symbols import Decoded, Images
+
+__all__ = ["Log", "accounts", "decode_crash", "of_verdict", "read", "with_lines"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,23 @@ def accounts(log: Log) -> list[Account]:
     return [account(crash, log.data, log.name, run=log.run, others=crashes, config=config) for crash in crashes]
 
 
+def with_lines(one: Account, log: Log, images: Images | None, *, brief: bool = False) -> Account:
+    """A report of a log with files and lines, where the files of its kernel have them; `brief` for few tokens."""
+    found = decode_crash(one.crash, log, images)
+    if found is None or found.guilty is None:
+        return one
+    return replace(one, trace=tuple(brief_lines(found) if brief else decoded_lines(found)), decoded=True)
+
+
+def decode_crash(crash: Crash | None, log: Log, images: Images | None) -> Decoded | None:
+    """A crash of a log decoded; None without files."""
+    if crash is None or images is None:
+        return None
+    from kernloop.report.symbols import decode
+
+    return decode(crash, log.lines(crash), images)
+
+
 def of_verdict(run: Path, verdict: Mapping[str, Any], log: bytes) -> Account | None:
     """The crash that the `verdict` on `run` is about, whose console is `log`; None when it is about none."""
     if verdict.get("verdict") not in ("panic", "oops"):
@@ -78,4 +100,7 @@ def of_verdict(run: Path, verdict: Mapping[str, Any], log: bytes) -> Account | N
     crashes = list(scan(log))
     begins = [crash for crash in crashes if lines and crash.start_line == lines[0]]
     crash = begins[0] if begins else most_severe(crashes)
-    return account(crash, log, run.name, run=run, others=crashes, config=configuration(run)) if crash else None
+    if crash is None:
+        return None
+    one = account(crash, log, run.name, run=run, others=crashes, config=configuration(run))
+    return with_lines(one, Log(run.name, log, run), debugfiles.noted(run))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kernloop.errors import SubjectError, UsageError
 from kernloop.host import process, toolset
+from kernloop.kernel import debugfiles
 from kernloop.kernel.kernel import Kernel
 from kernloop.kernel.modules import Module
 from kernloop.report import ktap
@@ -27,7 +28,7 @@ from kernloop.verdict import Evidence, Outcome, Verdict
 from kernloop.vm import cpio, initramfs
 from kernloop.vm.backends import backend
 from kernloop.vm.handover import blob
-from kernloop.vm.judge import judge_machine, unjudged
+from kernloop.vm.judge import crash_place, judge_machine, unjudged
 from kernloop.vm.session import GUEST_ENV, End, Session, Watched
 from kernloop.vm.topology import Topology
 
@@ -88,6 +89,7 @@ def execute(
     if any(_KUNIT in module.path.read_bytes() for module in request.modules):
         append = (*append, *(f"kunit.{word}" for word in _KUNIT_WORDS))
     made = backend("micro", kernel, request.topology, request.memory, append=append)
+    debugfiles.note(run.path, kernel, [module.path for module in request.modules])
     say(f"starting {kernel.release}")
     driver = _Driver(request, run, say, on_output)
     watched = asyncio.run(driver.watch(made.attend(payload, run)))
@@ -263,7 +265,8 @@ class _Driver:
 
     def _placed(self, machine: Outcome) -> Outcome:
         if machine.function and machine.verdict in (Verdict.OOPS, Verdict.PANIC):
-            step = f"look at {machine.function}; {machine.next}" if machine.next else f"look at {machine.function}"
+            place = machine.place or machine.function
+            step = f"look at {place}; {machine.next}" if machine.next else f"look at {place}"
             return replace(machine, next=step)
         return machine
 
@@ -289,6 +292,7 @@ class _Driver:
             verdict=Verdict.TEST_FAILED,
             summary=f"the kernel reported: {first.title}{where}{more}",
             function=first.function,
+            place=crash_place(self._run, first),
             next=f"console.log, lines {first.start_line} to {first.end_line}",
         )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 
+from kernloop.kernel import debugfiles
 from kernloop.kernel.kernel import Kernel
 from kernloop.report.crash import Crash, most_severe
 from kernloop.report.severity import Severity
@@ -17,7 +18,7 @@ from kernloop.vm.session import End, Watched
 _NMI = "NMI: Not continuing"
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
-__all__ = ["judge_machine", "kernel_seen", "reports", "unjudged"]
+__all__ = ["crash_place", "judge_machine", "kernel_seen", "reports", "unjudged"]
 
 
 def kernel_seen(kernel: Kernel, watched: Watched | None) -> KernelSeen:
@@ -62,11 +63,16 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
         verdict = Verdict.PANIC if crash.severity is Severity.PANIC else Verdict.OOPS
         where = f" in {crash.function}" if crash.function and crash.function not in crash.title else ""
         on_console = crash in watched.crashes
+        place = crash_place(run, crash) if on_console else None
         return replace(
             base,
             verdict=verdict,
-            summary=crash.title + where + ("; the guest was paused there" if watched.end is End.PANIC else ""),
+            summary=crash.title
+            + where
+            + (f" at {place}" if place else "")
+            + ("; the guest was paused there" if watched.end is End.PANIC else ""),
             function=crash.function,
+            place=place,
             kind=crash.kind,
             next=f"kernloop report {run.id}" if on_console else f"kernloop debug pstore {run.id}",
         )
@@ -113,6 +119,12 @@ def _state(watched: Watched) -> str:
     by_nmi = any(_NMI in crash.message for crash in watched.crashes)
     where = "backtraces by NMI are at the end of console.log" if by_nmi else "the vCPUs' registers are in registers.txt"
     return f"the kernel does not answer SysRq, it is dead or has its interrupts off: {where}"
+
+
+def crash_place(run: Run, crash: Crash) -> str | None:
+    """The file and line of a crash; None where there is no debugging information."""
+    found = debugfiles.decoded(run.path, crash)
+    return str(found.guilty) if found and found.guilty else None
 
 
 # The worst that the kernel reported, if it is a crash.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernloop.errors import HarnessError
 from kernloop.host.paths import cache_dir
+from kernloop.kernel import debugfiles
 from kernloop.report.crash import Crash
 from kernloop.runs import Run
 from kernloop.vm import machine as machines
@@ -391,6 +392,7 @@ async def watch(
 @contextlib.asynccontextmanager
 async def _started(guest: Guest, start: Start, run: Run, console: Console) -> AsyncIterator[Session]:
     run.note("restore" if start.incoming else "boot", qemu=str(guest.qemu), kernel=guest.kernel.ref)
+    debugfiles.note(run.path, guest.kernel)
     began = run.elapsed
     log = run.path / "console.log"
     printed = log.stat().st_size if log.exists() else 0

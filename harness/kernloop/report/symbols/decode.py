@@ -7,6 +7,7 @@ Costs nothing before it is called, and then what the report needs: about 0.3 s o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import capstone
@@ -68,7 +69,10 @@ class _Decoder:
         if isinstance(found, str):
             note = found
         else:
-            places = tuple(self._tree.relative(place) for place in self._dwarf.places(found.address))
+            places = tuple(
+                replace(self._tree.relative(place), function=place.function or found.symbol.name)  # assembler has none
+                for place in self._dwarf.places(found.address)
+            )
             note = "" if places else "no line is known"
             if not function:
                 function, size = found.symbol.name, found.symbol.size

@@ -11,6 +11,7 @@ number is in it. drgn evaluates the location lists for that, with inlined functi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ ARCHITECTURES = {
     "EM_S390": drgn.Architecture.S390X,
     "EM_PPC64": drgn.Architecture.PPC64,
 }
+_FAULTS = (LookupError, ValueError, TypeError, drgn.FaultError, drgn.ObjectAbsentError)
 # A number that no variable has by chance.
 _MARK = 0x5EED_0000_0000_0000
 _STEP = 0x10_0000
@@ -71,15 +73,15 @@ class Dwarf:
             else:
                 module = self._program.extra_module(str(image.path), create=True)
             module.address_ranges = [(image.start, image.end)]
-            module.try_file(str(image.path), force=True)
+            with _damaged():
+                module.try_file(str(image.path), force=True)
 
     def places(self, address: int) -> tuple[Location, ...]:
         """The function that `address` is in and what is inlined there, innermost first; none without DWARF."""
-        try:
+        with _damaged():
             found = self._program.source_location(address)
-        except LookupError:
-            return ()
-        return tuple(Location(place.name() or "?", place.filename, place.line) for place in found if place.filename)
+            return tuple(Location(place.name() or "", place.filename, place.line) for place in found if place.filename)
+        return ()
 
     def in_register(self, address: int, register: str) -> list[Variable]:
         """The variables that are in `register` (x86-64: `rax`) at `address`, those of inlined functions first."""
@@ -103,12 +105,10 @@ class Dwarf:
     # Several files may have one of this name.
     def _object(self, name: str, address: int, flags: drgn.FindObjectFlags, *files: str) -> drgn.Type | None:
         for file in (None, *files):
-            try:
+            with _damaged():
                 found = self._program.object(name, flags, file)
-            except LookupError:
-                continue
-            if found.address_ == address:
-                return found.type_
+                if found.address_ == address:
+                    return found.type_
         return None
 
     @cached_property
@@ -129,31 +129,39 @@ class Dwarf:
     def _variables(self, address: int) -> list[tuple[int | None, Variable]]:
         if not self._numbers:
             return []
-        try:
+        with _damaged():
             members = {name.removeprefix("r") if name[1:].isalpha() else name: n for name, n in self._numbers.items()}
             registers = drgn.Object(self._program, self._pt_regs, {**members, "ip": address})
             return list(_locals(self._program.stack_trace(registers)))
-        except (LookupError, ValueError, drgn.FaultError):
-            return []
+        return []
 
 
 def _locals(trace: drgn.StackTrace) -> Iterator[tuple[int | None, Variable]]:
     for frame in trace:
         for name in frame.locals():
-            try:
+            found = None
+            with _damaged():
                 found = frame[name]
-            except (LookupError, ValueError, drgn.FaultError):
-                continue
-            yield _number(found), Variable(name, found.type_, frame.name)
+            if found is not None:
+                yield _number(found), Variable(name, found.type_, frame.name)
         if not frame.is_inline:
             return
+
+
+# What is not there, and what cannot be read: of damaged or unknown DWARF drgn raises a bare Exception.
+@contextlib.contextmanager
+def _damaged() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, _FAULTS):
+            raise
 
 
 # The pointer or integer that an object is; None for one that is nowhere, in memory, or of another kind.
 def _number(found: drgn.Object) -> int | None:
     if found.absent_ or found.address_ is not None:
         return None
-    try:
+    with _damaged():
         return int(found.value_())
-    except (TypeError, ValueError, drgn.FaultError):
-        return None
+    return None

@@ -34,6 +34,7 @@ class Images:
         self.release = release
         self.problems: list[str] = []
         self._opened: dict[str, Image | None] = {}
+        self._dwarf: Dwarf | None = None
 
     @cached_property
     def vmlinux(self) -> Image | None:
@@ -64,7 +65,9 @@ class Images:
 
     def dwarf(self) -> Dwarf:
         """The debugging information of those that are open."""
-        return Dwarf(self.images)
+        if self._dwarf is None or list(self._dwarf.images) != self.images:
+            self._dwarf = Dwarf(self.images)
+        return self._dwarf
 
     # A build folder names its modules in modules.order (as .o since 6.2), which spares a walk through 50,000 files.
     @cached_property

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernloop report --vmlinux`: which files decode a console."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kernloop.errors import UsageError
+from kernloop.kernel import debugfiles
+from kernloop.present.logs import Log
+
+if TYPE_CHECKING:
+    from kernloop.report.symbols import Images
+
+__all__ = ["find_images"]
+
+
+def find_images(log: Log | None, vmlinux: Sequence[Path]) -> Images | None:
+    """The files that were named, or those of the run that the log is of; None when there are none. Raises UsageError."""
+    if not vmlinux:
+        return debugfiles.noted(log.run) if log and log.run else None
+    for path in vmlinux:
+        if not path.exists():
+            raise UsageError(f"no such file: {path}", hint="--vmlinux takes a vmlinux, a .ko or a folder of them")
+    # drgn, capstone and pyelftools take 0.1 s to import.
+    from kernloop.report.symbols import Images
+
+    return Images(vmlinux)
