@@ -6,6 +6,7 @@ Costs nothing before it is called, and then what the report needs: about 0.3 s o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -27,6 +28,10 @@ __all__ = ["decode"]
 
 _MAX_FUNCTION = 1 << 16
 _MOST_NOTES = 8
+# ud2, ud1, int3.
+_TRAP = re.compile(rb"\x0f\x0b|(?:\x67\x48?)?\x0f\xb9|\xcc")
+# So many bytes tell instructions apart.
+_SAME = 4
 
 
 def decode(crash: Crash, lines: Iterable[str], images: Images) -> Decoded:
@@ -120,14 +125,16 @@ class _Decoder:
             code, self._disassembler, offset=offset, address=address, before=before, text=self._text
         )
 
-    # Some bytes differ always: what the kernel patches at boot and run time (alternatives, static keys, calls).
+    # Bytes around it differ always: what the kernel patches at boot and run time (alternatives, static keys, thunks).
     def _compare(self, where: Located, code: Code) -> None:
-        there = where.image.read(where.address - code.marked, len(code.data))
-        same = sum(a == b for a, b in zip(there, code.data, strict=False))
-        if there and not where.image.is_module and same * 4 < len(code.data) * 3:
+        size = min(_SAME, len(code.data) - code.marked)
+        there = where.image.read(where.address, size)
+        here = code.data[code.marked : code.marked + size]
+        # A module's bytes await its load addresses; WARN() is a static call that becomes a trap.
+        if there and there != here and not where.image.is_module and not _TRAP.match(here):
             self._reasons.append(
-                f"{len(code.data) - same} of {len(code.data)} bytes of the Code: line are others in"
-                f" {where.image.path.name}: another build, or code that was overwritten"
+                f"the faulting instruction is another in {where.image.path.name}: patched by the kernel, overwritten,"
+                " or another build"
             )
 
     # With symbols in the place of addresses, which are none of the kernel that ran.

@@ -126,7 +126,7 @@ class Locator:
             return True
         there = image.read(address - self._before, len(self._code))
         same = sum(a == b for a, b in zip(there, self._code, strict=False))
-        return same * 4 >= len(self._code) * 3
+        return same * 2 >= len(self._code)
 
     # Kernels before 4.15, and those whose addresses are not hashed, print the address beside the symbol.
     def _derived_shift(self) -> int | None:

@@ -55,7 +55,29 @@ class Disassembler:
 
     def disassemble(self, data: bytes, address: int) -> list[capstone.CsInsn]:
         """The instructions up to the first that is none."""
-        return list(self._engine.disasm(data, address))
+        found: list[capstone.CsInsn] = []
+        at = 0
+        while at < len(data):
+            before = at
+            for insn in self._engine.disasm(data[at:], address + at):
+                found.append(insn)
+                at = insn.address - address + insn.size
+                if insn.mnemonic == "ud1":
+                    at += len(self.operands_of_ud1(data, insn.address - address)[1])
+                    break
+            else:
+                break
+            if at == before:
+                break
+        return found
+
+    # capstone 5 ends it before its operands, which x86's WARN() and UBSAN have (`ARCH_WARN_ASM`,
+    # arch/x86/include/asm/bug.h). They are encoded as those of imul are.
+    def operands_of_ud1(self, data: bytes, at: int) -> tuple[str, bytes]:
+        """Operands and their bytes of the ud1 at `at`."""
+        opcode = data.index(b"\x0f\xb9", at)
+        like = next(self._engine.disasm(data[at:opcode] + b"\x0f\xaf" + data[opcode + 2 : opcode + 16], 0), None)
+        return (like.op_str, data[opcode + 2 : at + like.size]) if like else ("", b"")
 
     def function(self, data: bytes, address: int) -> list[capstone.CsInsn]:
         """The instructions of a whole function; bytes that are none are passed over."""
@@ -112,15 +134,22 @@ def instructions(
     # Cut at the mark: what precedes it ends there, whatever a wrong byte before it makes of it.
     found = disassembler.disassemble(code.data[begin : code.marked], first)
     found += disassembler.disassemble(code.data[code.marked :], address)
-    return tuple(
-        Instruction(
-            insn.address - address + (offset or 0),
-            insn.bytes.hex(" "),
-            (text or _plain)(insn),
-            insn.address == address,
-        )
-        for insn in found
-    )
+    return tuple(_instruction(insn, code, disassembler, address, offset or 0, text or _plain) for insn in found)
+
+
+def _instruction(
+    insn: capstone.CsInsn,
+    code: Code,
+    disassembler: Disassembler,
+    address: int,
+    offset: int,
+    text: Callable[[capstone.CsInsn], str],
+) -> Instruction:
+    encoded, words = bytes(insn.bytes), text(insn)
+    if insn.mnemonic == "ud1" and disassembler.x86:
+        operands, more = disassembler.operands_of_ud1(code.data, code.marked + insn.address - address)
+        encoded, words = encoded + more, f"ud1 {operands}"
+    return Instruction(insn.address - address + offset, encoded.hex(" "), words, insn.address == address)
 
 
 def _plain(insn: capstone.CsInsn) -> str:
