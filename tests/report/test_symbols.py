@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from kernloop.cli.main import app
 from kernloop.report.crash import Crash
 from kernloop.report.severity import Severity
 from kernloop.report.symbols import Decoded, Images, decode
@@ -304,3 +307,25 @@ def test_files_that_are_no_kernel_are_reasons_not_errors(tmp_path: Path) -> None
     found = decode(crash("x"), ["Call Trace:", " x+0x1/0x2"], Images([text, tmp_path / "gone"]))
     assert "is no ELF file" in found.reasons[0]
     assert found.frames[0].note == "no vmlinux"
+
+
+def test_the_verb_takes_a_vmlinux_and_tells_lines_in_words_and_in_json(small: Small, tmp_path: Path) -> None:
+    offset, register = small.load("kl_read")
+    call = small.code("kl_call").index(b"\xe8") + 5
+    log = tmp_path / "console.log"
+    lines = oops(small, "kl_read", offset, small.frame("kl_call", call), fault=0x5A8, **{register: 0})
+    log.write_text("\n".join(lines) + "\n")
+    place = f"drivers/ring.c:{small.line('drivers/ring.c', 'faults in ring_used')}"
+    shown = CliRunner().invoke(app, ["report", str(log), "--vmlinux", str(small.vmlinux)])
+    assert shown.exit_code == 1, shown.output
+    assert f"at {place} in kl_read()" in shown.output
+    assert "ring` (struct ring *) is NULL" in " ".join(shown.output.split())
+    told = CliRunner().invoke(app, ["report", str(log), "--vmlinux", str(small.vmlinux), "--json"])
+    decoded = json.loads(told.output)["decoded"]
+    file, line = place.split(":")
+    assert decoded["guilty"] == {"function": "kl_read", "file": file, "line": int(line)}
+    assert decoded["frames"][0]["places"][0]["function"] == "ring_used"
+    plain = CliRunner().invoke(app, ["report", str(log), "--json"])
+    assert json.loads(plain.output)["decoded"] is None
+    gone = CliRunner().invoke(app, ["report", str(log), "--vmlinux", str(tmp_path / "gone")])
+    assert gone.exit_code == 2

@@ -14,7 +14,7 @@ from kernloop.kernel import debugfiles, modules
 from kernloop.report.scan import scan
 from kernloop.report.symbols import Decoded
 from kernloop.suites import module as suite
-from kernloop.verdict import Verdict
+from kernloop.verdict import Outcome, Verdict
 from kernloop.vm import run as library
 from support import ROOT, kernloop
 
@@ -44,7 +44,7 @@ def guilty_text(found: Decoded) -> str:
     return next(line.text.strip() for line in found.source[0].lines if line.guilty)
 
 
-def run_in_guest(script: str, *append: str) -> tuple[Path, library.Outcome]:
+def run_in_guest(script: str, *append: str) -> tuple[Path, Outcome]:
     request = library.Request(("sh", "-c", script), f"sha256:{trees.kernel().digest}", append=append, timeout=60)
     with runs.create("run", library.SCHEMA, {"subject": script}) as record:
         outcome = library.execute(

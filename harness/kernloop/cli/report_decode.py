@@ -18,7 +18,7 @@ __all__ = ["find_images"]
 
 
 def find_images(log: Log | None, vmlinux: Sequence[Path]) -> Images | None:
-    """The files that were named, or those of the run that the log is of; None when there are none. Raises UsageError."""
+    """The files that were named, or those of the run that the log is of; None without any. Raises UsageError."""
     if not vmlinux:
         return debugfiles.noted(log.run) if log and log.run else None
     for path in vmlinux:
