@@ -93,7 +93,7 @@ def test_the_verifiers_no_is_a_rejection_with_the_line_in_the_source(run: runs.R
     assert found.outcome.summary.startswith("null_check.bpf.c:52: R1 invalid mem access 'trusted_ptr_or_null_'")
     assert found.rejection is not None
     assert found.rejection.program == "null_check_dispatch"
-    assert "NULL check" in found.outcome.next
+    assert found.outcome.next.startswith("Test it before use: `if (!prev) return 0;`")
     assert (run.path / "loader.txt").read_text() == (FIXTURES / "sched/null_check/loader.txt").read_text()
 
 

@@ -142,6 +142,8 @@ def _explain(judgement: Judgement, path: Path) -> None:
             out.print(f"  source    {found.source_file}:{found.source_line}: {escape(found.source_text)}")
         if found.instruction:
             out.print(f"  insn      {escape(found.instruction)}")
+        if found.explanation:
+            out.print(f"  cause     {escape(found.explanation)}")
         if found.reason:
             out.print(f"  reason    {escape(found.reason)}")
     errors = [one for one in judgement.diagnostics if one.is_error]

@@ -135,7 +135,7 @@ def _diagnosis(value: dict[str, Any]) -> list[str]:
             lines += [f"{one['file']}:{one['line']}: {one['message']}", f"    {one['source']}"]
     if rejection := value.get("rejection"):
         lines += [f"{rejection['source_file']}:{rejection['source_line']}: {rejection['source_text']}"]
-        lines += [rejection["instruction"], rejection["reason"]]
+        lines += [rejection["instruction"], rejection.get("explanation", ""), rejection["reason"]]
     return [*lines, value.get("placement", "")]
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why a BPF object did not load: the verifier's log and libbpf's complaints, boiled down to one cause and one place.
 
-The log is written by kernel/bpf/verifier.c and log.c, framed by tools/lib/bpf/libbpf.c (`-- BEGIN PROG LOAD LOG --`).
-The cause is the last line before `processed N insns` that is none of the verifier's narration. Kernel 7.3 adds a
-block behind that line (kernel/bpf/diagnostics.c: `Verification failed:`, `Reason:`, `At:`, `Suggestion:`), which is
-used where it is there. Unresolved symbols fail in libbpf before any log.
+The cause is the last line before `processed N insns` that is none of the verifier's narration (verifier_log.py);
+verifier_causes.py knows what it means, verifier_facts.py what the log says of it. Kernel 7.3 adds a block behind that
+line (kernel/bpf/diagnostics.c: `Verification failed:`, `Reason:`, `At:`, `Suggestion:`), used where it
+is there. Unresolved symbols fail in libbpf before any log.
 
 >>> parse_rejection("libbpf: extern (func ksym) 'scx_bpf_consume': not found in kernel or module BTFs").kind
 'relocation'
@@ -14,125 +14,31 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
-from .lines import split_lines
+from .verifier_causes import Cause, Kind, causes
+from .verifier_facts import Facts, clip, facts, fill
+from .verifier_log import Log, find_log, insn_of, messages, state_of, states, text_lines
 
-__all__ = ["Kind", "Rejection", "parse_rejection"]
+__all__ = ["UNKNOWN", "Rejection", "parse_rejection"]
 
-Kind = Literal["verifier", "relocation", "btf", "complexity", "license", "other"]
-
-_FAILED = re.compile(r"libbpf: prog '(?P<program>[^']+)': BPF program load failed: (?P<error>.+)")
-_BEGIN, _END = "-- BEGIN PROG LOAD LOG --", "-- END PROG LOAD LOG --"
-_PROCESSED = re.compile(r"^processed (?P<count>\d+) insns")
-_BLOCK = re.compile(r"^Verification failed: (?P<title>.+)")
-
-_SOURCE = re.compile(r"^; (?P<text>.*?) @ (?P<file>[^@\s]+):(?P<line>\d+)\s*$")
-# The state is aligned to a column (BPF_LOG_ALIGNMENT, include/linux/bpf_verifier.h).
-_INSN = re.compile(r"^(?P<number>\d+): (?P<text>\([0-9a-f]{2}\) .*?)\s{0,40}(?:; (?P<state>.*))?$")
-_STATE = re.compile(r"^(?:\d+: |from \d+ to \d+: |(?:cur|old) state: )?(?:frame\d+: )?(?P<state>R\d+(?:_r?w)?=.*)$")
-_REGISTER = re.compile(r"(?P<name>R\d+)(?:_r?w)?=(?P<value>(?:[^\s()]|\((?:[^()]|\([^()]*\))*\))+)")
-_ALLOC = re.compile(r"\balloc_insn=(\d+)")
-
-# Narration: never the cause. Lines of register states and instructions are told by the patterns above.
-_NARRATION = re.compile(
-    r"""^(?:;|\s|from\ \d+\ to\ \d+|\d+:\ |\d+:$|frame\d+:|R\d+(?:_r?w)?=|(?:cur|old)\ state:|mark_precise|libbpf:|--\s
-    |func\ '.*'\ arg\d+\ has\ btf_id|[Ff]unc\#\d+\ |Global\ function\ .*\ doesn't\ return\ scalar
-    |arg\#\d+\ reference\ type\(.*\)\ size\ cannot|Validating\ |[Ll]ive\ regs|caller:|callee:|returning\ from\ callee
-    |to\ caller\ at|last_idx\ |regs=|parent\ (?:state|didn't)|verification\ time|stack\ depth|max_states|propagating\s
-    |\(\.\.\.\)|Instruction\ |BPF_EXIT\ instruction\ in\ main\ prog\ would\ lead\ to)""",
-    re.VERBOSE,
-)
+UNKNOWN = "unknown"
 
 _AT = re.compile(r"^  (?:\S+ @ )?(?P<file>\S+?):(?P<line>\d+):\d+\s*$")
 _AT_TEXT = re.compile(r"^\s*>>> *\d+ \| (?P<text>.*\S)")
-
-# Failures of libbpf itself: no program has reached the verifier.
-_WITHOUT_LOG: tuple[tuple[Kind, re.Pattern[str], str], ...] = (
-    (
-        "relocation",
-        re.compile(r"extern \((?:func|var) ksym\) '(?P<name>[^']+)': not found in (?:kernel|vmlinux).*"),
-        "This kernel has no such symbol: build against the target kernel's headers, or test bpf_ksym_exists().",
-    ),
-    (
-        "btf",
-        re.compile(r"extern \((?:func|var) ksym\) '(?P<name>[^']+)': .*incompatible with .*"),
-        "The prototype differs from the kernel's: take vmlinux.h from the target kernel, and correct it.",
-    ),
-    (
-        "relocation",
-        re.compile(r"extern '(?P<name>[^']+)' \(strong\): not resolved.*"),
-        "Declare the extern __weak, or give libbpf the kernel's config (/boot/config-RELEASE or /proc/config.gz).",
-    ),
-    (
-        "btf",
-        re.compile(r"failed to find (?:kernel BTF type ID of '(?P<name>[^']+)'.*|valid kernel BTF.*)"),
-        "The target kernel lacks this BTF type: it needs CONFIG_DEBUG_INFO_BTF and the feature that is attached to.",
-    ),
-    (
-        "btf",
-        re.compile(r"struct_ops init_kern.*(?:not found|cannot find|mismatch|incompatible|Unmatched).*"),
-        "The struct_ops type differs from the kernel's: take vmlinux.h and the headers from the target kernel.",
-    ),
-    (
-        "other",
-        re.compile(r"failed to open system Kconfig.*"),
-        "Give the guest /boot/config-$(uname -r): libbpf needs it for __kconfig externs.",
-    ),
-    ("other", re.compile(r"(?:Error in bpf_create_map|map '[^']+': failed to (?:create|auto-create)).*"), ""),
-    ("other", re.compile(r"(?:failed to open|failed to find valid|elf: ).*"), ""),
-)
-
-# What a cause means: the first that matches says the kind and, where the kernel has no advice of its own, the cure.
-_CAUSES: tuple[tuple[Kind, re.Pattern[str], str], ...] = (
-    ("license", re.compile(r"non-GPL|GPL-restricted|GPL only"), 'Declare char _license[] SEC("license") = "GPL".'),
-    (
-        "complexity",
-        re.compile(r"BPF program is too large|too complex|too many states|processed insn limit"),
-        "Make the program smaller for the verifier: bpf_for() or bpf_loop(), global functions for parts.",
-    ),
-    (
-        "complexity",
-        re.compile(r"infinite loop detected|back-edge from insn|loop detected"),
-        "Bound the loop with bpf_for(), bpf_repeat() or a counter that ends it.",
-    ),
-    (
-        "relocation",
-        re.compile(r"unknown func |invalid func unknown|call unknown#"),
-        "The kernel has no such helper or kfunc: build for this kernel, or guard the call.",
-    ),
-    (
-        "verifier",
-        re.compile(r"invalid mem access '\w*_or_null|Possibly NULL pointer"),
-        "Test the pointer for NULL before using it.",
-    ),
-    (
-        "verifier",
-        re.compile(r"Unreleased reference"),
-        "Release the reference (bpf_task_release(), bpf_cpumask_release(), ...) on every path before returning.",
-    ),
-    (
-        "verifier",
-        re.compile(r"outside of the allowed memory range|invalid access to map value|unbounded memory access"),
-        "Check the index against the size right before the access, or use ARRAY_ELEM_PTR().",
-    ),
-    (
-        "verifier",
-        re.compile(r"must be sleepable|sleepable kfunc|calling kernel function \S+ is not allowed"),
-        "Call it from an op that allows it: sleeping kfuncs only in .s programs such as ops.init.",
-    ),
-    (
-        "verifier",
-        re.compile(r"invalid mem access 'scalar'"),
-        "Keep the pointer's type: reload it instead of computing it.",
-    ),
-    ("verifier", re.compile(r"!read_ok|unreadable"), "Set the variable on every path before it is read."),
-)
+_WORD = re.compile(r"[a-z]+[ ,:]")
+_MOST_MESSAGE, _MOST_SOURCE, _MOST_REASON = 300, 160, 400
+# With its debug output on, libbpf says thousands of things, and what went wrong at the end.
+_MOST_SAID = 2000
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """One program, one cause. `reason` is the kernel's own explanation (7.3+), `hint` what to change."""
+    """One program, one cause.
+
+    `cause` is the verifier's own sentence, `cause_id` a row of verifier_causes.toml or `unknown`; `title` and
+    `explanation` say it in words, `hint` is what to change. `registers` are those that matter, `register_states` all
+    that are known. `reason` and `suggestion` are the kernel's own (7.3 and later).
+    """
 
     program: str
     cause: str
@@ -145,100 +51,131 @@ class Rejection:
     register_states: tuple[str, ...]
     hint: str
     reason: str = ""
+    cause_id: str = UNKNOWN
+    title: str = ""
+    explanation: str = ""
+    registers: tuple[str, ...] = ()
+    suggestion: str = ""
 
 
 def parse_rejection(text: str) -> Rejection | None:
     """The failure that a loader's output tells of, or None. A verifier log without libbpf's frame will do as well."""
-    lines = [line.rstrip() for line in split_lines(text)]
-    program, error = "", ""
-    for line in lines:
-        if failed := _FAILED.search(line):
-            program, error = failed["program"], failed["error"].strip()
-    log = _last_log(lines)
-    if log:
-        return _from_log(program, error, log)
-    for line in lines:
-        for kind, pattern, hint in _WITHOUT_LOG:
-            if "libbpf: " in line and (match := pattern.search(line)):
-                return Rejection(program, match[0], "", None, "", "", kind, None, (), hint)
-    if error:
-        return Rejection(program, f"BPF program load failed: {error}", "", None, "", "", "other", None, (), "")
+    lines = text_lines(text)
+    log = find_log(lines)
+    if log.lines or log.block:
+        return _from_log(log)
+    said = [line.split("libbpf: ", 1)[1] for line in lines if "libbpf: " in line][-_MOST_SAID:]
+    for row in causes() if said else ():
+        for line in said if row.libbpf else ():
+            if match := _search(row.libbpf, line):
+                return _without_log(log.program, row, match)
+    if log.error:
+        return _bare(log.program, f"BPF program load failed: {log.error}")
     return None
 
 
-# The lines of the last verifier log, up to and with `processed`: earlier ones are tries that libbpf repeated.
-def _last_log(lines: list[str]) -> list[str]:
-    begins = [n for n, line in enumerate(lines) if line.endswith(_BEGIN)]
-    if not begins and not any(_PROCESSED.match(line) for line in lines):
-        return []
-    body = lines[begins[-1] + 1 :] if begins else lines
-    ends = [n for n, line in enumerate(body) if _PROCESSED.match(line) or line.endswith(_END)]
-    return body[: ends[0] + 1] if ends else body
-
-
-def _from_log(program: str, error: str, log: list[str]) -> Rejection | None:
-    processed = next((match for line in log if (match := _PROCESSED.match(line))), None)
-    start = next((n for n, line in enumerate(log) if _BLOCK.match(line)), None)
-    classic, block = (log, []) if start is None else (log[:start], log[start:])
-    at = _cause_line(classic)
-    if at is None and not block and not error:
+def _from_log(log: Log) -> Rejection | None:
+    at, said = messages(log.lines)
+    if at is None and not log.block and not log.error and log.whole:
         return None
-    title = _BLOCK.match(block[0]) if block else None
-    cause = classic[at].strip() if at is not None else title["title"] if title else f"BPF program load failed: {error}"
-    end = at if at is not None else len(classic)
-    alloc = _ALLOC.search(cause)
-    if alloc:
-        end = next((n for n, line in enumerate(classic[:end]) if line.startswith(f"{alloc[1]}: (")), end - 1) + 1
-    source = next((match for line in reversed(classic[:end]) if (match := _SOURCE.match(line))), None)
-    insn = next((match for line in reversed(classic[:end]) if (match := _INSN.match(line))), None)
-    file, number, text = (source["file"], int(source["line"]), source["text"]) if source else ("", None, "")
-    instruction = f"{insn['number']}: {insn['text']}" if insn else ""
-    if block and not alloc:
-        file, number, text, instruction = _place(block, (file, number, text, instruction))
-    kind, hint = _classify(cause)
+    end = at if at is not None else len(log.lines)
+    title = log.block[0].partition(": ")[2] if log.block else ""
+    cause = said[-1] if said else title
+    row, groups = _classify(said or (title,))
+    alloc = int(groups["insn"]) if row and row.id == "reference_leak" and "insn" in groups else None
+    found = facts(log, end, groups, alloc, hot=row is not None and row.id == "too_complex")
+    source = found.source
+    place = (source.file, source.line, source.text) if source else ("", None, "")
+    if log.block and alloc is None:
+        place = _place(log.block, place)
+    if not cause:
+        cause = "the log ends before the verifier's last word" if not log.whole else f"load failed: {log.error}"
     return Rejection(
-        program,
-        cause,
-        file,
-        number,
-        text,
-        instruction,
-        kind,
-        int(processed["count"]) if processed else None,
-        _registers(classic[:end]),
-        _section(block, "Suggestion") or hint,
-        _section(block, "Reason"),
+        log.program,
+        clip(cause, _MOST_MESSAGE),
+        place[0],
+        place[1],
+        clip(place[2], _MOST_SOURCE),
+        clip(found.insn, _MOST_SOURCE),
+        row.kind if row else "verifier" if at is not None else "other",
+        log.processed,
+        _registers(log.lines[:end]),
+        fill(row.cure, found.values) if row else _UNKNOWN_CURE if at is not None else _CUT_CURE,
+        clip(_section(log.block, "Reason"), _MOST_REASON),
+        row.id if row else UNKNOWN,
+        row.title if row else f"the verifier says: {clip(cause, 100)}",
+        _explained(row, found, cause),
+        found.registers,
+        clip(_section(log.block, "Suggestion"), _MOST_REASON),
     )
 
 
-# The root cause: the last line that is no narration, such as a leak's summary behind the line that names its place.
-def _cause_line(lines: list[str]) -> int | None:
-    end = next((n for n, line in enumerate(lines) if _PROCESSED.match(line)), len(lines))
-    for n in range(end - 1, -1, -1):
-        line = lines[n]
-        if line.strip() and not _NARRATION.match(line) and not _STATE.match(line):
-            return n
-    return None
+_UNKNOWN_CURE = "kernloop does not know this message: read the last lines of the log, or give it to bpf@vger.kernel.org"
+_CUT_CURE = "give the verifier a larger log buffer (bpf_program__set_log_buf()), or log level 1"
 
 
-def _classify(cause: str) -> tuple[Kind, str]:
-    return next(((kind, hint) for kind, pattern, hint in _CAUSES if pattern.search(cause)), ("verifier", ""))
+def _explained(row: Cause | None, found: Facts, cause: str) -> str:
+    if row is None:
+        return f"unknown; the verifier's last sentence: {clip(cause, _MOST_MESSAGE)}"
+    text = fill(row.text, found.values).strip()
+    # A function keeps its name.
+    return text[:1].upper() + text[1:] if _WORD.match(text) else text
+
+
+def _without_log(program: str, row: Cause, match: re.Match[str]) -> Rejection:
+    groups = Cause.groups(match)
+    found = Facts(groups, (), None, "")
+    text = clip(match[0], _MOST_MESSAGE)
+    if named := re.match(r"prog '([^']+)'", match.string):
+        program = named[1]
+    return Rejection(
+        program, text, "", None, "", "", row.kind, None, (), fill(row.cure, groups), "", row.id, row.title,
+        _explained(row, found, text),
+    )  # fmt: skip
+
+
+def _bare(program: str, cause: str) -> Rejection:
+    return Rejection(
+        program,
+        cause,
+        "",
+        None,
+        "",
+        "",
+        "other",
+        None,
+        (),
+        "",
+        title=cause,
+        explanation=f"unknown: {cause}",
+    )
+
+
+# The row for what was said: of the last sentence, then of those before it, which say the details.
+def _classify(said: tuple[str, ...]) -> tuple[Cause | None, dict[str, str]]:
+    text = "\n".join(said)
+    for row in causes():
+        if match := _search(row.verifier, text):
+            return row, Cause.groups(match)
+    return None, {}
+
+
+def _search(pattern: re.Pattern[str] | None, text: str) -> re.Match[str] | None:
+    return pattern.search(text) if pattern else None
 
 
 # What is known of the registers at the end of these lines; only the last ones matter.
-def _registers(lines: list[str]) -> tuple[str, ...]:
+def _registers(lines: tuple[str, ...]) -> tuple[str, ...]:
     known: dict[str, str] = {}
     for line in lines[-200:]:
-        insn = _INSN.match(line)
-        state = _STATE.match(line)
-        text = insn["state"] if insn else state["state"] if state else None
-        for match in _REGISTER.finditer(text or ""):
-            known[match["name"]] = match["value"]
+        insn = insn_of(line)
+        state = insn.state if insn else state_of(line)
+        known.update((name, value) for name, value in states(state or "")[1] if name.startswith("R"))
     return tuple(f"{name}={known[name]}" for name in sorted(known, key=lambda name: int(name[1:])))
 
 
 # A section of the block of 7.3, its lines joined: a title line, then lines indented by two.
-def _section(block: list[str], title: str) -> str:
+def _section(block: tuple[str, ...], title: str) -> str:
     start = next((n for n, line in enumerate(block) if line == f"{title}:"), None)
     if start is None:
         return ""
@@ -246,15 +183,13 @@ def _section(block: list[str], title: str) -> str:
     return " ".join(line.strip() for line in block[start + 1 : end])
 
 
-def _place(block: list[str], known: tuple[str, int | None, str, str]) -> tuple[str, int | None, str, str]:
+def _place(block: tuple[str, ...], known: tuple[str, int | None, str]) -> tuple[str, int | None, str]:
     start = next((n for n, line in enumerate(block) if line == "At:"), None)
     if start is None:
         return known
     end = next((n for n in range(start + 1, len(block)) if not block[n].strip()), len(block))
-    file, number, text, instruction = known
     lines = block[start + 1 : end]
     if where := next((match for line in lines if (match := _AT.match(line))), None):
-        file, number = where["file"], int(where["line"])
         shown = next((match for line in lines if (match := _AT_TEXT.match(line))), None)
-        text = shown["text"].strip() if shown else text
-    return file, number, text, instruction
+        return where["file"], int(where["line"]), shown["text"].strip() if shown else known[2]
+    return known
