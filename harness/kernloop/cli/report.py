@@ -6,34 +6,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
-from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from kernloop.cli import report_forms
+from kernloop.cli import report_follow, report_forms
 from kernloop.cli.output import JsonFlag, fail, out, print_json
 from kernloop.cli.report_decode import find_images
+from kernloop.cli.report_object import print_crash, report_object, reports_object
 from kernloop.errors import HarnessError, UsageError
-from kernloop.present import plain
-from kernloop.present.account import place
-from kernloop.present.decoded import decoded_lines
-from kernloop.present.logs import Log, accounts, decode_crash, read, with_lines
-from kernloop.present.text import printable
-from kernloop.report.advice import Place, next_step
-from kernloop.report.crash import Crash
-from kernloop.report.scan import scan
-
-if TYPE_CHECKING:
-    from kernloop.report.symbols import Decoded
+from kernloop.present.logs import Log, accounts, decode_crash, found_in, read, with_lines
+from kernloop.report.causes import causes
 
 __all__ = ["report"]
-
-_SCHEMA = "kernloop.report/1"
-_PANIC = b"Kernel panic - not syncing"
 
 
 def report(
@@ -56,6 +43,10 @@ def report(
         list[Path] | None,
         typer.Option("--vmlinux", help="A vmlinux, .ko or folder of them: files and lines. A run knows its own."),
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Watch a file, a run or a VM: each report when it is complete.")
+    ] = False,
+    seconds: Annotated[float, typer.Option("--timeout", help="With --follow: end after so many seconds.")] = 600.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Kernel crashes in a console log: kind, guilty function, title, fingerprint, evidence.
@@ -68,6 +59,8 @@ def report(
             raise typer.Exit(0)
         if batch:
             raise typer.Exit(_batch([source, *(paths or [])], vmlinux or []))
+        if follow:
+            raise typer.Exit(report_follow.watched(source, seconds, vmlinux or [], as_json))
         if paths:
             raise UsageError("several files", hint="give --batch for more than one file")
         log = read(source)
@@ -81,19 +74,22 @@ def report(
             raise typer.Exit(1)
     except HarnessError as error:
         raise fail(error, as_json=as_json) from None
-    name, data, where = log.name, log.data, place(log.run, log.name)
-    crashes = list(scan(data))
-    panicked = _PANIC in data
-    if as_json and every:
-        found = [_object(crash, crash.panicked, where, decode_crash(crash, log, images)) for crash in crashes]
-        print_json({"schema": "kernloop.reports/1", "source": name, "panicked": panicked, "reports": found})
-    elif as_json:
-        crash = crashes[0] if crashes else None
-        value = _object(crash, panicked, where, decode_crash(crash, log, images))
-        print_json({"source": name, **value, "crashes": len(crashes)})
+    crashes = found_in(log)
+    shown = [(crash, decode_crash(crash, log, images)) for crash in (crashes if every else crashes[:1])]
+    if as_json:
+        print_json(reports_object(log, shown) if every else report_object(log, shown, len(crashes)))
+    elif crashes:
+        for (crash, decoded), cause in zip(shown, causes(crashes), strict=False):
+            print_crash(log, crash, decoded)
+            if cause is not None:
+                cause_of = crashes[cause.report]
+                out.print(
+                    f"  [yellow]follows[/] from line {cause_of.start_line}, {escape(cause_of.title)}: {cause.why}"
+                )
+        if len(crashes) > len(shown):
+            out.print(f"{len(crashes) - len(shown)} more in this log: --all")
     else:
-        shown = [(crash, decode_crash(crash, log, images)) for crash in (crashes if every else crashes[:1])]
-        _show(name, shown, len(crashes), where)
+        out.print(f"no crash in {escape(log.name)}")
     raise typer.Exit(1 if crashes else 0)
 
 
@@ -102,10 +98,10 @@ def _batch(sources: list[str], vmlinux: list[Path]) -> int:
     images = find_images(None, vmlinux)
     for path in _files(sources):
         log = Log(str(path), _bytes(path))
-        first = next(scan(log.data), None)
-        any_crash = any_crash or first is not None
-        value = _object(first, _PANIC in log.data, None, decode_crash(first, log, images))
-        line = json.dumps({"path": str(path), **value}, separators=(",", ":"))
+        first = found_in(log, 1)
+        any_crash = any_crash or bool(first)
+        shown = [(crash, decode_crash(crash, log, images)) for crash in first]
+        line = json.dumps({"path": str(path), **report_object(log, shown, len(first))}, separators=(",", ":"))
         sys.stdout.write(line + "\n")
     return 1 if any_crash else 0
 
@@ -126,72 +122,3 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file that can be read") from error
-
-
-def _object(crash: Crash | None, panicked: bool, where: Place | None, decoded: Decoded | None) -> dict[str, Any]:
-    if crash is None:
-        return {"schema": _SCHEMA, "kind": None, "panicked": panicked}
-    return {
-        "schema": _SCHEMA,
-        "kind": crash.kind,
-        "family": crash.family,
-        "severity": crash.severity.value,
-        "title": crash.title,
-        "function": crash.function,
-        "alt_titles": list(crash.alt_titles),
-        "corrupted": bool(crash.corrupted),
-        "reason": crash.corrupted or None,
-        "panicked": panicked,
-        "fingerprint": crash.fingerprint,
-        "message": crash.message,
-        "frames": [
-            {
-                "function": frame.function,
-                "offset": frame.offset,
-                "size": frame.size,
-                "module": frame.module,
-                "reliable": frame.reliable,
-            }
-            for frame in crash.frames
-        ],
-        "modules": list(crash.modules),
-        "tainted": crash.tainted or None,
-        "cpu": crash.cpu,
-        "comm": crash.comm,
-        "pid": crash.pid,
-        "start": crash.start,
-        "end": crash.end,
-        "start_line": crash.start_line,
-        "end_line": crash.end_line,
-        "details": asdict(crash.details) if crash.details else None,
-        "excerpt": list(crash.excerpt),
-        "decoded": plain(decoded),
-        "next": next_step(crash, where),
-    }
-
-
-def _above_trace(line: str) -> bool:
-    return not line.strip().startswith("Call Trace:")
-
-
-def _show(name: str, crashes: list[tuple[Crash, Decoded | None]], total: int, where: Place) -> None:
-    if not crashes:
-        out.print(f"no crash in {escape(name)}")
-        return
-    for crash, decoded in crashes:
-        out.print(f"[bold red]{escape(crash.title)}[/]")
-        at = f", function {crash.function}" if crash.function else ""
-        out.print(f"  kind {crash.kind}{escape(at)}, fingerprint {crash.fingerprint}")
-        who = f", CPU {crash.cpu}, {crash.comm}[{crash.pid}]" if crash.pid is not None else ""
-        out.print(f"  {escape(name)} lines {crash.start_line} to {crash.end_line}{escape(who)}")
-        if crash.corrupted:
-            out.print(f"  [yellow]corrupted:[/] {escape(crash.corrupted)}")
-        # The decoded trace stands for the console's.
-        instead = decoded is not None and decoded.guilty is not None
-        for line in takewhile(_above_trace, crash.excerpt) if instead else crash.excerpt:
-            out.print(f"  | {escape(line)}")
-        for line in decoded_lines(decoded) if decoded else ():
-            out.print(f"  {escape(printable(line))}")
-        out.print(f"  [bold]next:[/] {escape(next_step(crash, where))}")
-    if total > len(crashes):
-        out.print(f"{total - len(crashes)} more in this log: --all")

@@ -7,6 +7,7 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ from kernloop.present.decoded import brief_lines, decoded_lines
 from kernloop.report.crash import Crash, most_severe
 from kernloop.report.lines import read_line
 from kernloop.report.scan import scan
+from kernloop.report.scx_report import as_crash, scx_report
 
 if TYPE_CHECKING:
     from kernloop.report.symbols import Decoded, Images
 
-__all__ = ["Log", "accounts", "decode_crash", "of_verdict", "read", "with_lines"]
+__all__ = ["Log", "accounts", "decode_crash", "found_in", "of_verdict", "read", "with_lines"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Log:
     name: str
     data: bytes
     run: Path | None = None
+
+    def beside(self, name: str) -> str:
+        """What the run recorded in another file, "" where there is none."""
+        path = self.run / name if self.run else None
+        return path.read_text(errors="replace") if path and path.is_file() else ""
 
     def lines(self, crash: Crash) -> list[str]:
         """The console's own lines of a report, without what printk and a terminal put around them."""
@@ -63,9 +70,19 @@ def read(source: str) -> Log:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file that can be read") from error
 
 
+def found_in(log: Log, limit: int | None = None) -> list[Crash]:
+    """The crashes of a log, the first cause first; where the kernel says nothing, a scheduler's loader may."""
+    crashes = list(islice(scan(log.data), limit))
+    if crashes or (b"EXIT: " not in log.data and not log.beside("loader.txt")):
+        return crashes
+    text = log.data.decode(errors="replace")
+    ended = scx_report(text, log.beside("dump.txt"), log.beside("loader.txt"))
+    return [as_crash(ended, len(log.data), text.count("\n"))] if ended else []
+
+
 def accounts(log: Log) -> list[Account]:
     """Every report of a log, the first cause first."""
-    crashes = list(scan(log.data))
+    crashes = found_in(log)
     config = configuration(log.run) if log.run and crashes else None
     return [account(crash, log.data, log.name, run=log.run, others=crashes, config=config) for crash in crashes]
 

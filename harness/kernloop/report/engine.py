@@ -101,10 +101,10 @@ class ConsoleParser:
         if _CUT_OFF in line.text:
             for event in self._events.values():
                 event.cut = True
-        found = match_header(line.text, line.timestamp is not None) if suspect else None
+        found = match_header(line.text, line.printk) if suspect else None
         if found and found[0].kind == "unexpected-reboot" and not self._booted:
             found = None
-        self._booted = self._booted or line.timestamp is not None
+        self._booted = self._booted or line.printk
         if found is None or not self._header(*found, line, start):
             for event in list(self._events.values()):
                 self._continue(event, line, start)

@@ -57,7 +57,8 @@ _LOUD = Pattern(
 _MODULE = Pattern(r"(?:^|\s)([\w-]+)(?=\(|\s|$)")
 # `? ` before the function, behind an address and the name of a stack that may be there.
 _STALE = Pattern(r"^\s*+(?:\(?\[<?[0-9a-f]+>?\]\s*)*(?:<\w+>\s*)?\? ")
-_TAINTED = Pattern(r"\bTainted: (?P<flags>[^\n]{1,80}?)(?: {2,}|  ?\d|$)")
+# One letter a flag, each at its place (kernel/panic.c print_tainted), then the release.
+_TAINTED = Pattern(r"\bTainted: (?P<flags>[A-Z](?: *[A-Z](?![\w.]))*)")
 
 
 @dataclass
@@ -163,14 +164,14 @@ class Event:
             self.comm = process["comm"] or self.comm
             self.pid = int(process["pid"])
         if tainted := _TAINTED.search(text):
-            self.tainted = self.tainted or tainted["flags"].strip()
+            self.tainted = self.tainted or " ".join(tainted["flags"].split())
 
     # Lines for the analysis: without frames that may be stale, and without the echo of the report in a panic.
     def _analysed(self, line: Line) -> None:
         text = line.text
         if self.echo or len(self.text) >= MAX_TEXT:
             return
-        if line.timestamp is not None and "<EOI>" not in text:
+        if "<EOI>" not in text:
             if " ? " in text and _STALE.match(text):
                 return
             if text.endswith(" (unreliable)"):

@@ -78,7 +78,7 @@ _SKIP_WORDS = frozenset({"SKIP", "XFAIL", "XPASS"})
 
 def clean(raw: str) -> str:
     """A line without printk's prefix, escape sequences and what ends it."""
-    return read_line(raw).text.rstrip()
+    return read_line(raw, behind=False).text.rstrip()
 
 
 def read(text: str) -> Token:

@@ -33,7 +33,7 @@ _NOTES = {
         "WARNING: fbcon: Driver",  # drivers/video/fbdev/core/fbcon.c
         "WARNING: /etc/ssh/",
         "WARNING: `{..}' uses ",  # security/commoncap.c: deprecated v2 capabilities
-        "uses wireless extensions",  # net/wireless/wext-core.c
+        "{(?i:uses wireless extensions)}",  # net/wireless/wext-core.c
     ),
     "INFO:": (
         "INFO: lockdep is ",  # kernel/locking/lockdep.c

@@ -20,7 +20,7 @@ from .oops_table import HEADERS
 
 __all__ = ["ConsoleScanner", "scan"]
 
-_STAMP = re.compile(rb"^(?:<[0-9]{1,3}>)?\[ *[0-9]{1,9}\.[0-9]{1,9}\]", re.MULTILINE)
+_STAMP = re.compile(rb"\[ *[0-9]{1,9}\.[0-9]{1,9}\]|\bkernel: ")
 # The engine looks at no more of a line.
 _MAX_LINE = 1 << 16
 
@@ -62,6 +62,10 @@ class ConsoleScanner:
     @property
     def pending(self) -> Crash | None:
         return self._parser.pending
+
+    def so_far(self) -> tuple[Crash, ...]:
+        """All that is known by now of reports that have not ended."""
+        return self._parser.so_far()
 
     def _lines(self, block: bytes) -> list[Crash]:
         found: list[Crash] = []
