@@ -28,6 +28,8 @@ __all__ = ["decode"]
 
 _MAX_FUNCTION = 1 << 16
 _MOST_NOTES = 8
+# An address that nothing has.
+_NOWHERE = 1 << 32
 # ud2, ud1, int3.
 _TRAP = re.compile(rb"\x0f\x0b|(?:\x67\x48?)?\x0f\xb9|\xcc")
 # So many bytes tell instructions apart.
@@ -43,7 +45,7 @@ class _Decoder:
     def __init__(self, crash: Crash, trace: Trace, images: Images) -> None:
         self._crash, self._trace, self._images = crash, trace, images
         vmlinux = images.vmlinux
-        self._machine = machine_of(trace.registers, vmlinux.machine if vmlinux else "")
+        self._machine = machine_of(trace.registers, trace.code, vmlinux.machine if vmlinux else "")
         self._code = parse_code(trace.code, self._machine) if self._machine else None
         code = self._code or Code(b"", 0)
         self._locator = Locator(images, trace, code.data, code.marked)
@@ -161,6 +163,12 @@ class _Decoder:
             self._functions[where.start] = Function(disassembler.function(data, where.start), symbols, self._dwarf)
         return self._functions[where.start]
 
+    # Without an ELF file: what the Code: line has from the faulting instruction on.
+    def _shown_function(self) -> tuple[Function, int]:
+        code = self._code or Code(b"", 0)
+        found = Disassembler("EM_X86_64").disassemble(code.data[code.marked :], _NOWHERE)
+        return Function(found, {}, self._dwarf), _NOWHERE
+
     @cached_property
     def _functions(self) -> dict[int, Function]:
         return {}
@@ -168,12 +176,12 @@ class _Decoder:
     def _notes(self) -> Iterator[Note]:
         found: list[Note] = []
         where, trace = self._where, self._trace
-        if self._machine == "EM_X86_64" and where is not None and self._has_fault():
-            function = self._function(where)
-            insn = function.at(where.address)
+        if self._machine == "EM_X86_64" and self._has_fault() and (where is not None or self._code is not None):
+            function, address = (self._function(where), where.address) if where else self._shown_function()
+            insn = function.at(address)
             if insn is not None:
-                found += fault_notes(trace, where, insn, function, self._line(where))
-        elif self._machine == "EM_X86_64" and trace.pointer is not None and not trace.pointer.function:
+                found += fault_notes(trace, insn, function, self._line(where) if where else "")
+        if not found and self._machine == "EM_X86_64" and trace.pointer is not None and not trace.pointer.function:
             caller = next((f for f in trace.frames if f.function and f.reliable), None)
             place = self._located.get(caller) if caller else None
             if isinstance(place, Located) and (note := call_note(place, self._function(place))):

@@ -14,8 +14,10 @@ import re
 import struct
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from elftools.elf.elffile import ELFFile
 
 __all__ = ["Image", "NotAnImage", "Reference", "Section", "Symbol"]
 
+# A name's offset in the string table, address, ELF size, section.
+_Entry = tuple[int, int, int, int]
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
 _UNDEFINED, _FIRST_RESERVED = 0, 0xFF00
@@ -105,6 +109,8 @@ class Image:
                     int(s["sh_info"]): _extent(s) for s in self._elf.iter_sections() if s["sh_type"] == "SHT_RELA"
                 }
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                if any(offset + size > len(self._map) for offset, size in self._extents()):
+                    raise NotAnImage(f"{path} is cut off")
         except (OSError, ValueError) as error:
             raise NotAnImage(f"{path} cannot be read: {error}") from None
         except ELFError:
@@ -126,27 +132,20 @@ class Image:
 
     def find(self, name: str) -> list[Symbol]:
         """All code that has this name: static functions of several files may."""
-        return [symbol for symbol in self.named(name) if symbol.section.executable]
+        return self._found(name, self._code)
 
     def named(self, name: str) -> list[Symbol]:
         """All code and data that has this name."""
-        names, wanted = self._names, name.encode()
-        found = []
-        at = names.find(wanted + b"\0")
-        while at >= 0:
-            found += [self._symbol(name, *entry) for entry in self._by_name.get(at, ())]
-            at = names.find(wanted + b"\0", at + 1)
-        return found
+        return self.find(name) + self._found(name, self._data)
 
     def at(self, address: int) -> Symbol | None:
         """The symbol that `address` is in, code or data."""
-        index = bisect_right(self._addresses, address) - 1
-        if index < 0:
+        section = next((s for s in self.sections if s.address <= address < s.address + s.size), None)
+        if section is None:
             return None
-        name, where, size, section = self._entries[index]
-        found = self._symbol(self._name(name), where, size, section)
-        inside = found.section.address + found.section.size
-        return found if address < inside else None
+        table = self._code if section.executable else self._data
+        index = bisect_right(table.addresses, address) - 1
+        return self._symbol(table, table.entries[index]) if index >= 0 else None
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes as they are in the file; fewer, or none, where it has none."""
@@ -186,6 +185,11 @@ class Image:
             return Reference(section.name if section else "?", addend, None)
         return Reference(held.name, section.address + value + addend - held.address, held.address)
 
+    def _extents(self) -> Iterator[tuple[int, int]]:
+        yield from self._table or ()
+        yield from self._relocations.values()
+        yield from ((section.offset, section.size) for section in self.sections if section.stored)
+
     def _sections(self, base: int) -> list[Section]:
         found, free = [], base
         for index, section in enumerate(self._elf.iter_sections()):
@@ -206,16 +210,23 @@ class Image:
     def _name(self, offset: int) -> str:
         return self._names[offset : self._names.index(b"\0", offset)].decode(errors="replace")
 
-    def _symbol(self, name: str, address: int, elf_size: int, section: int) -> Symbol:
+    def _found(self, name: str, table: _Table) -> list[Symbol]:
+        names, wanted = self._names, name.encode() + b"\0"
+        found = []
+        at = names.find(wanted)
+        while at >= 0:
+            found += [self._symbol(table, entry) for entry in table.by_name.get(at, ())]
+            at = names.find(wanted, at + 1)
+        return found
+
+    def _symbol(self, table: _Table, entry: _Entry) -> Symbol:
+        name, address, elf_size, section = entry
         held = self._by_index[section]
-        index = bisect_right(self._ends, address)
-        following = self._ends[index] if index < len(self._ends) else 0
+        index = bisect_right(table.ends, address)
+        following = table.ends[index] if index < len(table.ends) else 0
         last = not held.address <= following < held.address + held.size
-        # vmlinux is one table: the next symbol counts wherever it is.
-        size = (
-            following - address if following and not (last and self.is_module) else held.address + held.size - address
-        )
-        return Symbol(name, address, size, elf_size, last and self.is_module, held)
+        size = (held.address + held.size if last else following) - address
+        return Symbol(self._name(name), address, size, elf_size, last, held)
 
     @cached_property
     def _names(self) -> bytes:
@@ -224,42 +235,47 @@ class Image:
         _, (offset, size) = self._table
         return bytes(self._map[offset : offset + size])
 
-    # (name's offset, address, ELF size, section), sorted by address.
     @cached_property
-    def _entries(self) -> list[tuple[int, int, int, int]]:
+    def _code(self) -> _Table:
+        return self._symbols(executable=True)
+
+    @cached_property
+    def _data(self) -> _Table:
+        return self._symbols(executable=False)
+
+    def _symbols(self, executable: bool) -> _Table:
         if self._table is None:
-            return []
+            return _Table([], b"")
         (offset, size), _ = self._table
-        moved = {s.index: s.address if self.is_module else 0 for s in self.sections}
+        moved = {s.index: s.address if self.is_module else 0 for s in self.sections if s.executable is executable}
         found = [
             (name, value + moved[section], length, section)
             for name, info, _, section, value, length in _SYMBOL.iter_unpack(self._map[offset : offset + size])
-            if name and section in moved and info & 15 not in (_SECTION_SYMBOL, _FILE_SYMBOL, _TLS_SYMBOL)
+            if section in moved and name and info & 15 not in (_SECTION_SYMBOL, _FILE_SYMBOL, _TLS_SYMBOL)
         ]
-        found.sort(key=lambda entry: entry[1])
-        return found
+        found.sort(key=itemgetter(1))
+        return _Table(found, self._names)
 
-    @cached_property
-    def _addresses(self) -> list[int]:
-        return [entry[1] for entry in self._entries]
 
-    # The addresses at which kallsyms has a symbol begin.
-    @cached_property
-    def _ends(self) -> list[int]:
-        names = self._names
-        return sorted(
+class _Table:
+    """Symbols sorted by address; `ends` are the addresses at which kallsyms has one begin."""
+
+    def __init__(self, entries: list[_Entry], names: bytes) -> None:
+        self.entries = entries
+        self.addresses = [entry[1] for entry in entries]
+        self.ends = sorted(
             {
                 address
-                for name, address, _, _ in self._entries
+                for name, address, _, _ in entries
                 if not (names.startswith(_PREFIXES, name) and _HIDDEN.match(names, name, names.index(b"\0", name)))
             }
         )
 
     @cached_property
-    def _by_name(self) -> dict[int, list[tuple[int, int, int]]]:
+    def by_name(self) -> dict[int, list[_Entry]]:
         found = defaultdict(list)
-        for name, address, size, section in self._entries:
-            found[name].append((address, size, section))
+        for entry in self.entries:
+            found[entry[0]].append(entry)
         return found
 
 

@@ -32,7 +32,7 @@ _NO_ACCESS = ("lea", "nop", "ud", "prefetch")
 _THUNK = re.compile(r"__x86_indirect_(?:\w+_)?thunk_(?:array_)?(r\w+)")
 
 
-def fault_notes(trace: Trace, where: Located, insn: capstone.CsInsn, function: Function, line: str) -> Iterator[Note]:
+def fault_notes(trace: Trace, insn: capstone.CsInsn, function: Function, line: str) -> Iterator[Note]:
     """About the faulting instruction of x86-64: its operand in memory, with what is in its registers."""
     for op in insn.operands:
         if op.type != x86.X86_OP_MEM or op.mem.segment or insn.mnemonic.startswith(_NO_ACCESS):
@@ -48,16 +48,18 @@ def fault_notes(trace: Trace, where: Located, insn: capstone.CsInsn, function: F
             continue  # another operand's, or a page crossed
         if value == _KASAN_SHADOW or trace.registers.get(index) == _KASAN_SHADOW:
             continue
-        origin, distance = function.origin(base, where.address), (address - value) & _MASK
+        origin, distance = function.origin(base, insn.address), (address - value) & _MASK
         if index and origin is None and op.mem.scale == 1:
             # Which of two registers is the pointer, the instruction does not say.
-            origin, other = function.origin(index, where.address), trace.registers.get(index, 0)
+            origin, other = function.origin(index, insn.address), trace.registers.get(index, 0)
             if origin is not None and pointer(origin.type):
                 base, value, distance = index, other, (address - other) & _MASK
         if index and (origin is None or not pointer(origin.type)):
             yield from _plain(base, value)
             continue
-        yield _about(origin, base, value, distance, op.size, where, function, line)
+        if origin is None and not is_null(value) and not meaning(value):
+            continue  # an ordinary address of nobody knows what
+        yield _about(origin, base, value, distance, op.size, insn.address, function, line)
 
 
 def call_note(caller: Located, function: Function) -> Note | None:
@@ -107,11 +109,11 @@ _POINTERS = (
 )
 
 
-def candidates(dwarf: Dwarf, where: Located, offset: int, size: int, line: str) -> str:
+def candidates(dwarf: Dwarf, address: int, offset: int, size: int, line: str) -> str:
     """Members at `offset` that the source line names, of what the variables in scope point to."""
     wanted = set(_MEMBER.findall(line))
     found: dict[str, None] = {}
-    for variable in dwarf.in_scope(where.address):
+    for variable in dwarf.in_scope(address):
         found |= dict.fromkeys(_named(variable, offset, size, wanted))
     return " or ".join(list(found)[:3])
 
@@ -137,7 +139,7 @@ def _about(
     value: int,
     offset: int,
     size: int,
-    where: Located,
+    address: int,
     function: Function,
     line: str,
 ) -> Note:
@@ -146,7 +148,7 @@ def _about(
     state = f"is {what}" + (f" ({words})" if words else "")
     if origin is None:
         text = f"{state}; the instruction accesses {offset:#x} bytes behind it" if offset else state
-        named = candidates(function.dwarf, where, offset, size, line)
+        named = candidates(function.dwarf, address, offset, size, line)
         return Note(register, value, text + (f": perhaps {named}" if named else ""), certain=not named)
     struct = pointed(origin.type)
     members = members_at(struct, offset, size) if struct is not None and offset >= 0 else []

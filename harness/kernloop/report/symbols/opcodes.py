@@ -31,7 +31,14 @@ _MACHINES = {
 _LONGEST = 15
 _NOWHERE = 1 << 32
 # Registers that only one architecture prints.
-_TELLING = {"rax": "EM_X86_64", "eax": "EM_386", "x29": "EM_AARCH64", "epc": "EM_RISCV", "badaddr": "EM_RISCV"}
+_TELLING = {
+    "rax": "EM_X86_64",
+    "eax": "EM_386",
+    "x29": "EM_AARCH64",
+    "epc": "EM_RISCV",
+    "badaddr": "EM_RISCV",
+    "psr": "EM_ARM",
+}
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,10 @@ class Disassembler:
         return found
 
 
-def machine_of(registers: dict[str, int], machine: str = "") -> str:
-    """The ELF machine that a report is of: that of vmlinux, or else as its registers tell; empty when unknown."""
-    found = machine or next((name for register, name in _TELLING.items() if register in registers), "")
+def machine_of(registers: dict[str, int], words: tuple[str, ...], machine: str = "") -> str:
+    """The ELF machine of a report: that of vmlinux, or as its registers and its Code: line tell; empty when unknown."""
+    bytewise = "EM_X86_64" if any(word.startswith("<") and len(word) == 4 for word in words) else ""
+    found = machine or next((name for register, name in _TELLING.items() if register in registers), bytewise)
     return found if found in _MACHINES else ""
 
 
@@ -101,6 +109,8 @@ def parse_code(words: tuple[str, ...], machine: str) -> Code | None:
     data, marked = b"", None
     for word in words:
         bare = word.strip("<>()")
+        if machine == "EM_ARM" and len(bare) != 8:
+            return None  # Thumb
         if len(bare) != len(word):
             marked = len(data)
         if "?" in bare:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from ..frames import parse_frame
 from ..lines import read_line
 
 __all__ = ["Trace", "TraceFrame", "read_trace"]
@@ -128,6 +129,8 @@ class _Reader:
             self._add(_frame(match, exact=bool(match["flags"] and "P" in match["flags"])))
         elif match := _BARE.match(text):
             self._bare(match, exact=False)
+        elif other := parse_frame(text):  # 32-bit arm's and powerpc's
+            self._add(TraceFrame(other.function, other.offset, other.size, other.module, other.reliable))
         elif self.open:
             self._state(text)
 
