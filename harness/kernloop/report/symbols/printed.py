@@ -35,7 +35,8 @@ _USER = re.compile(r"\bRIP: 00(?:33|23):")
 # `BUG: KASAN: ... in f+0x1/0x2`, `WARNING: at f+0x1/0x2`: KASAN's is a return address, of a call to the checker.
 _CHECKED = re.compile(rf"^BUG: K[A-Z]SAN: [\w -]+ in {_SYMBOL}")
 _REGISTER = re.compile(r"\b([A-Z][A-Z0-9_]{1,7}|[a-z][a-z0-9]{1,2})\s?: {0,2}(?:00[0-9a-f]{2}:)?([0-9a-f]{8,16})\b")
-_CODE = re.compile(r"^Code: (?P<bytes>(?:[<(]?(?:[0-9a-f]{2,8}|\?{8})[>)]? ?)+)\s*$")
+_WORD = r"[<(]?(?:[0-9a-f]{2,8}|\?{8})[>)]?"
+_CODE = re.compile(rf"^Code: (?P<bytes>{_WORD}(?: {_WORD}){{1,200}})\s*$")
 _NO_CODE = re.compile(r"^Code: (?P<why>(?:Unable to access|Bad )[^\n]*)")
 _FAULT = (
     re.compile(r"[Uu]nable to handle [\w ]*(?:,? address:| at virtual address| at) (?:0x)?([0-9a-f]{8,16})"),
@@ -48,7 +49,7 @@ _SHIFT = re.compile(r"^Kernel Offset: (?:0x(?P<shift>[0-9a-f]+) from|(?P<none>di
 _ACCESS = re.compile(r"#PF: (?:supervisor|user) (?P<what>read|write|instruction fetch)|\bWnR = (?P<wnr>[01])")
 # With CONFIG_STACKTRACE_BUILD_ID the kernel's own build-id follows its version (lib/dump_stack.c).
 _VERSION = re.compile(
-    r"(?:Not tainted|Tainted: [A-Z ]+?) +(?P<release>\d\S*) #(?P<version>\S+)(?:.*? (?P<id>[0-9a-f]{40}))?\s*$"
+    r"(?:Not t|T)ainted(?:: [A-Z ]{1,64}?)? {1,16}(?P<release>\d\S*) #(?P<version>\S+)(?:.*? (?P<id>[0-9a-f]{40}))?\s*$"
 )
 
 
