@@ -206,3 +206,27 @@ def test_no_line_takes_long(line: str) -> None:
     begun = time.process_time()
     decode(CRASH, [line] * 20, Images([]))
     assert time.process_time() - begun < 2
+
+
+def test_what_x86_prints_behind_the_end_of_a_trace_is_of_the_first_oops_and_no_frame() -> None:
+    found = read_trace(
+        [
+            "BUG: unable to handle page fault for address: ffff8880028cd000",
+            "RIP: 0010:second+0x5/0x20",
+            "Call Trace:",
+            " caller+0x15/0x20",
+            "---[ end trace 0000000000000000 ]---",
+            "RIP: 0010:first+0x1/0x10",
+            "RAX: 0000000000000001 RBX: 0000000000000002 RCX: 0000000000000003",
+            "Kernel Offset: 0x2600000 from 0xffffffff81000000 (relocation range: 0xffffffff80000000-0xffffffffbfffffff)",
+        ]
+    )
+    assert [frame.function for frame in found.frames] == ["second", "caller"]
+    assert found.registers == {}
+    assert found.shift == 0x2600000
+
+
+def test_a_corrupted_stack_s_function_is_a_frame() -> None:
+    line = "Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: lkdtm_CORRUPT_STACK+0x45/0x50"
+    (frame,) = read_trace([line]).frames
+    assert (frame.function, frame.offset, frame.exact) == ("lkdtm_CORRUPT_STACK", 0x45, False)

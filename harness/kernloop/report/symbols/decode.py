@@ -19,7 +19,7 @@ from .decoded import Decoded, DecodedFrame, Excerpt, Instruction, Location, Note
 from .images import Images
 from .locate import Located, Locator
 from .notes import call_note, fault_notes, plain_notes
-from .opcodes import Code, Disassembler, instructions, machine_of, parse_code
+from .opcodes import Code, Disassembler, instructions, machine_of, parse_code, plain_text
 from .origin import Function, branch_target
 from .printed import Trace, TraceFrame, read_trace
 from .source import Tree
@@ -73,6 +73,7 @@ class _Decoder:
     def _frame(self, frame: TraceFrame, found: Located | str) -> DecodedFrame:
         places: tuple[Location, ...] = ()
         note, function, offset, size = "", frame.function, frame.offset, frame.size
+        function = function or f"{frame.address or 0:#x}"
         if isinstance(found, str):
             note = found
         else:
@@ -81,7 +82,7 @@ class _Decoder:
                 for place in self._dwarf.places(found.address)
             )
             note = "" if places else "no line is known"
-            if not function:
+            if not frame.function:
                 function, size = found.symbol.name, found.symbol.size
                 offset = found.address - found.start + (not frame.exact)
         return DecodedFrame(function, offset, size, frame.module, frame.reliable, frame.exact, places, note)
@@ -141,7 +142,7 @@ class _Decoder:
 
     # With symbols in the place of addresses, which are none of the kernel that ran.
     def _text(self, insn: capstone.CsInsn) -> str:
-        text = f"{insn.mnemonic} {insn.op_str}".strip()
+        text = plain_text(insn)
         where = self._where
         if where is None or self._machine != "EM_X86_64":
             return text

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .elf import Image, Symbol
 from .images import Images
 from .printed import Trace, TraceFrame
+from .values import is_null
 
 __all__ = ["Located", "Locator"]
 
@@ -143,6 +144,8 @@ class Locator:
 
     def _bare(self, frame: TraceFrame) -> Located | str:
         image = self._images.vmlinux
+        if frame.address is not None and is_null(frame.address):
+            return "no code is there"
         if image is None or id(image) in self._unfit or frame.address is None:
             return "no vmlinux"
         if self.shift is None:

@@ -88,11 +88,11 @@ def plain_notes(trace: Trace, machine: str, said: Sequence[Note]) -> Iterator[No
     if trace.low is not None and trace.high is not None:
         text = f"KASAN: {trace.range_kind}; the access was to {trace.low:#x} to {trace.high:#x}"
         yield Note("address", trace.low, f"{text}, the faulting address is that of its shadow")
-    elif trace.fault is not None and not any(note.subject == "address" for note in said):
+    elif trace.fault is not None and not said:
         words = meaning(trace.fault, machine)
         if words:
             yield Note("address", trace.fault, words)
-        elif is_null(trace.fault) and not said:
+        elif is_null(trace.fault):
             yield Note(
                 "address", trace.fault, f"a null pointer plus {trace.fault:#x}" if trace.fault else "a null pointer"
             )

@@ -10,6 +10,7 @@ is taken which most others fall in step with, as decoding x86 from a wrong place
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import capstone
 
 from .decoded import Instruction
 
-__all__ = ["Code", "Disassembler", "instructions", "machine_of", "parse_code"]
+__all__ = ["Code", "Disassembler", "instructions", "machine_of", "parse_code", "plain_text"]
 
 _MACHINES = {
     "EM_X86_64": (capstone.CS_ARCH_X86, capstone.CS_MODE_64),
@@ -30,6 +31,7 @@ _MACHINES = {
 # The longest x86 instruction.
 _LONGEST = 15
 _NOWHERE = 1 << 32
+_DECIMAL = re.compile(r"\$(\d{10,20})\b")
 # Registers that only one architecture prints.
 _TELLING = {
     "rax": "EM_X86_64",
@@ -144,7 +146,7 @@ def instructions(
     # Cut at the mark: what precedes it ends there, whatever a wrong byte before it makes of it.
     found = disassembler.disassemble(code.data[begin : code.marked], first)
     found += disassembler.disassemble(code.data[code.marked :], address)
-    return tuple(_instruction(insn, code, disassembler, address, offset or 0, text or _plain) for insn in found)
+    return tuple(_instruction(insn, code, disassembler, address, offset or 0, text or plain_text) for insn in found)
 
 
 def _instruction(
@@ -162,8 +164,10 @@ def _instruction(
     return Instruction(insn.address - address + offset, encoded.hex(" "), words, insn.address == address)
 
 
-def _plain(insn: capstone.CsInsn) -> str:
-    return f"{insn.mnemonic} {insn.op_str}".strip()
+def plain_text(insn: capstone.CsInsn) -> str:
+    """The instruction as capstone writes it, but for addresses in decimal."""
+    operands = _DECIMAL.sub(lambda match: f"${int(match[1]):#x}", insn.op_str)
+    return f"{insn.mnemonic} {operands}".strip()
 
 
 # Where in the line the first instruction begins.

@@ -203,7 +203,13 @@ class Function:
 
     def _resolved(self, address: int | None) -> Reference | None:
         for image in self.dwarf.images:
-            if address is not None and not image.is_module and (found := image.at(address)):
+            found = image.at(address) if address is not None and not image.is_module else None
+            # Behind a symbol's end lies something without a name.
+            if (
+                found
+                and address is not None
+                and (found.section.executable or address - found.address <= found.elf_size)
+            ):
                 return Reference(found.name, address - found.address, found.address)
         return None
 

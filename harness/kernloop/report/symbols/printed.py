@@ -3,7 +3,7 @@
 
 `Crash.frames` says which functions; here it also matters whether a frame is the instruction itself (RIP, pc, a frame
 of saved registers) or the return address behind a call, and what stands beside it. A report prints the state of user
-space as well (`RIP: 0033:`), and with `---[ end trace` that of the kernel once more: the kernel's first counts.
+space as well (`RIP: 0033:`): the kernel's counts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _POINTER = re.compile(
 )
 _BARE_POINTER = re.compile(r"\bRIP: 0010:(?:0x)?(?P<address>[0-9a-f]{1,16})\b(?!\+)")
 _USER = re.compile(r"\bRIP: 00(?:33|23):")
-# `BUG: KASAN: ... in f+0x1/0x2`, `WARNING: at f+0x1/0x2`: KASAN's is a return address, of a call to the checker.
-_CHECKED = re.compile(rf"^BUG: K[A-Z]SAN: [\w -]+ in {_SYMBOL}")
+# Return addresses too: of a call to the checker, of the function that found its stack corrupted.
+_CHECKED = re.compile(rf"^(?:BUG: K[A-Z]SAN: [\w -]+ in |Kernel panic - .{{1,60}} stack is corrupted in: ){_SYMBOL}")
 _REGISTER = re.compile(r"\b([A-Z][A-Z0-9_]{1,7}|[a-z][a-z0-9]{1,2})\s?: {0,2}(?:00[0-9a-f]{2}:)?([0-9a-f]{8,16})\b")
 _WORD = r"[<(]?(?:[0-9a-f]{2,8}|\?{8})[>)]?"
 _CODE = re.compile(rf"^Code: (?P<bytes>{_WORD}(?: {_WORD}){{1,200}})\s*$")
@@ -109,13 +109,18 @@ class _Reader:
         self.registers: dict[str, int] = {}
         self.modules: dict[str, str] = {}
         self.pointer: TraceFrame | None = None
-        # Registers and code count until user space's or a second set come.
+        # Registers and code count until user space's come.
         self.open = True
+        self.ended = False
 
     def read(self, text: str) -> None:
-        if _USER.search(text) or text.startswith("---[ end trace"):
-            self.open = False
         self._facts(text)
+        # Behind its end x86 prints the state of the first oops since boot once more, which may be another's.
+        self.ended = self.ended or text.startswith("---[ end ")
+        if self.ended:
+            return
+        if _USER.search(text):
+            self.open = False
         if match := _POINTER.search(text) or _CHECKED.match(text):
             frame = _frame(match, exact=match.re is _POINTER)
             if self.pointer is None and frame.exact:
