@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .frames import base_name
-from .layers import is_boundary, is_waiting, shared_by_all
+from .layers import is_attribute, is_boundary, is_waiting, shared_by_all
 from .machinery import is_machinery
 from .sentences import sentence
 from .stackline import frame_names, heading, is_injected, program_counter
@@ -28,6 +28,7 @@ __all__ = [
     "Blame",
     "calls",
     "hung",
+    "overflown",
     "program_counter",
     "says",
     "stalled",
@@ -64,15 +65,27 @@ def first(names: list[str]) -> str | None:
     return names[0] if names else None
 
 
+# So few functions of a handler are one driver's own, and the CPU is in the one that does not end.
+_ONE_DRIVER = 3
+
+
 def stalled(names: list[str]) -> str | None:
     """The last below a boundary; None where no boundary ends the trace, since then it is cut."""
     below: str | None = None
-    for name in names:
+    for depth, name in enumerate(names):
+        if is_attribute(name):
+            return names[0] if depth <= _ONE_DRIVER else below
         if is_boundary(name):
             # Who waits for the other CPUs stands for all the ways in which one of them does not answer.
             return "smp_call_function" if "smp_call_function" in name else below or name
         below = name
     return None
+
+
+def overflown(names: list[str]) -> str | None:
+    """A function that calls itself; else as for a stall, for the stack may end anywhere below."""
+    itself = (one for one, two, three in zip(names, names[1:], names[2:], strict=False) if one == two == three)
+    return next(itself, None) or stalled(names)
 
 
 def hung(names: list[str]) -> str | None:
@@ -82,12 +95,15 @@ def hung(names: list[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Blame:
-    """`instead` is walked when the steps lead nowhere; `extra` lists machinery of this family only."""
+    """`instead` is walked when the steps lead nowhere, `direct` when the report then begins with registers.
+
+    `extra` lists machinery of this family only."""
 
     steps: tuple[Finder, ...]
     extra: str = ""
     pick: Pick = field(default=first)
     instead: tuple[Finder, ...] = ()
+    direct: tuple[Finder, ...] = ()
 
 
 FAULT = Blame((program_counter, calls, TRACE))
@@ -97,7 +113,21 @@ STACK = Blame((calls, TRACE))
 def suspects(lines: Sequence[str], blame: Blame) -> tuple[list[str], bool]:
     """The culprits, one for each TRACE of the recipe; false where one cannot be told or another trace is in between."""
     found = _walk(lines, blame.steps, blame)
-    return _walk(lines, blame.instead, blame) if blame.instead and not found[1] else found
+    if blame.instead and not found[1]:
+        found = _walk(lines, blame.instead, blame)
+    if blame.direct and not found[1] and _registers_first(lines):
+        found = _walk(lines, blame.direct, blame)
+    return found
+
+
+# A CPU that shows itself: its registers are there before any trace, which might be another task's.
+def _registers_first(lines: Sequence[str]) -> bool:
+    for line in lines:
+        if heading(line):
+            return False
+        if program_counter(line):
+            return True
+    return False
 
 
 def _walk(lines: Sequence[str], steps: tuple[Finder, ...], blame: Blame) -> tuple[list[str], bool]:

@@ -63,11 +63,11 @@ class ConsoleParser:
 
     @property
     def pending(self) -> Crash | None:
-        return next((event.crash() for event in self._events.values()), None)
+        return next((event.crash() for event in self._events.values() if not event.hollow), None)
 
     def so_far(self) -> tuple[Crash, ...]:
         """All that is known by now of reports that have not ended, in their order."""
-        return (*self._done, *(event.crash() for event in self._events.values()))
+        return (*self._done, *(event.crash() for event in self._events.values() if not event.hollow))
 
     @property
     def idle(self) -> bool:
@@ -213,8 +213,9 @@ class ConsoleParser:
 
     def _close(self, event: Event) -> None:
         self._events = {context: other for context, other in self._events.items() if other is not event}
-        self._last = event.crash()
-        self._done.append(self._last)
+        if not event.hollow:
+            self._last = event.crash()
+            self._done.append(self._last)
 
 
 def parse_console(lines: Iterable[str]) -> tuple[Crash, ...]:

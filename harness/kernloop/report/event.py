@@ -8,16 +8,17 @@ left out; where it does not, all that printk writes counts, and no line that a p
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .analysis import analyse
 from .crash import Crash
 from .frames import Frame, guilty, parse_frame, rip_function
 from .kinds import family
 from .lines import Line
-from .oops_table import Row, match_header
+from .oops_table import Row, is_unknown, match_header
 from .patterns import Pattern
 from .severity import Severity
+from .stackline import program_counter
 from .titles import alternatives, fingerprint
 
 __all__ = ["Event"]
@@ -75,6 +76,7 @@ class Event:
     message: str
     lines: list[str]
     text: list[str]
+    stale: list[tuple[int, str]] = field(default_factory=list)
     rip: Frame | None = None
     frames: list[Frame] = field(default_factory=list)
     cpu: int | None = None
@@ -119,6 +121,16 @@ class Event:
         self.cpu, self.pid = _number(known.get("cpu")), _number(known.get("pid"))
         self.comm = known.get("comm")
 
+    @property
+    def hollow(self) -> bool:
+        """A word of alarm without a body: a note of the kernel, or of a program that writes to /dev/kmsg.
+
+        Not where a line begins with `BUG:`, nor in a log with levels, which is not what a console shows.
+        """
+        if self.has_body or self.frames or not is_unknown(self.row):
+            return False
+        return self.match.start() > 0 if self.row.kind == "bug" else self.header.level is None
+
     def concerns(self, line: Line) -> bool:
         """Whether a line comes from where the report comes from."""
         if line.context == self.header.context:
@@ -144,7 +156,8 @@ class Event:
                 return True
             if rip := rip_function(text):
                 self.has_body = True
-                self.rip = self.rip or rip
+                # Below frames it is where an interrupt or a fault came from.
+                self.rip = self.rip or (None if self.frames else rip)
                 return True
         part = _PART.match(text)
         if part is None:
@@ -172,7 +185,8 @@ class Event:
         if self.echo or len(self.text) >= MAX_TEXT:
             return
         if "<EOI>" not in text:
-            if " ? " in text and _STALE.match(text):
+            if " ? " in text and (stale := _STALE.match(text)):
+                self.stale.append((len(self.text), text[stale.end() :]))
                 return
             if text.endswith(" (unreliable)"):
                 return
@@ -185,11 +199,24 @@ class Event:
         if "Disabling lock debugging due to kernel taint" not in text:
             self.text.append(text)
 
+    # A jump to where no code is leaves nothing to unwind from: all frames are uncertain, and the first is the caller.
+    def _likely(self) -> list[str]:
+        if self.rip is not None or not self.frames or any(frame.reliable for frame in self.frames):
+            return []
+        if not any(program_counter(text) == "" for text in self.text):
+            return []
+        lines = list(self.text)
+        for at, text in reversed(self.stale):
+            lines.insert(at, f" {text}")
+        return lines
+
     def crash(self) -> Crash:
         """The crash that this report is, as far as it goes."""
         from .details import details  # late: most consoles have no crash
 
         found = analyse(self.text or [self.header.text])
+        if likely := self._likely():
+            found = replace(analyse(likely), corrupted=found.corrupted)
         row = found.row or self.row
         function, title, kind = found.function, found.title, found.kind
         if row.severity is Severity.EJECTED:

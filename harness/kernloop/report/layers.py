@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from .machinery import Names
 
-__all__ = ["is_boundary", "is_waiting", "shared_by_all"]
+__all__ = ["is_attribute", "is_boundary", "is_waiting", "shared_by_all"]
 
 # arch/x86/entry, arch/arm64/kernel/syscall.c, arch/arm/kernel/entry-common.S, kernel/entry/common.c.
 _CALLS = """
@@ -46,6 +46,12 @@ _SOCKETS = """
     sock_common_setsockopt listen *kernel_listen *sk_common_release accept *kernel_accept compat_sock_ioctl*
     nfnetlink_rcv_msg rtnetlink_rcv_msg netlink_dump* socketpair connect sys_socketpair sys_connect
 """
+# fs/debugfs/file.c, fs/sysfs/file.c, fs/kernfs/file.c, kernel/params.c, drivers/base/core.c, lib/kobject.c,
+# fs/proc/{inode,proc_sysctl}.c: what a write to one file of a driver comes by.
+_ATTRIBUTES = Names.of(
+    "full_proxy_* open_proxy_* simple_attr_* kernfs_fop_* sysfs_kf_* param_attr_* module_attr_* dev_attr_* kobj_attr_*",
+    "proc_reg_* proc_sys_*",
+)
 _BOUNDARIES = Names.of(_CALLS, _INTERRUPTS, _TASKS, _FILES, _SOCKETS)
 # What the entry of a system call puts before its name, on the architectures and through the years.
 _ENTRIES = ("x64_", "ia32_", "arm64_", "se_", "do_", "compat_", "SYSC_", "SyS_", "sys_", "ksys_")
@@ -56,6 +62,12 @@ def is_boundary(name: str) -> bool:
     """Whether the kernel's core calls what is registered with it from here."""
     bare = name.lstrip("_")
     return _BOUNDARIES.has(bare) or (_is_entry(name) and _BOUNDARIES.has(_system_call(bare)))
+
+
+@lru_cache(maxsize=4096)
+def is_attribute(name: str) -> bool:
+    """Whether a file of sysfs, debugfs or proc hands over here to the one driver that made it."""
+    return _ATTRIBUTES.has(name)
 
 
 def _is_entry(name: str) -> bool:

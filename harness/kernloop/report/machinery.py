@@ -80,7 +80,9 @@ def plain(name: str) -> str:
 # include/trace/perf.h; Rust's rust/helpers/bug.c and core::panicking.
 _REPORT = """
     dump_stack* dump_backtrace* show_stack* show_regs* show_trace* walk_stack* stack_walk* stack_trace_*
-    rust_begin_unwind sched_show_task schedule panic* *panic check_panic_on_warn die die_* oops_* warn warn_slowpath*
+    rust_begin_unwind sched_show_task schedule panic panic_saved_regs panic_fmt panic_const* panic_bounds*
+    panic_nounwind* *panic
+    check_panic_on_warn die die_* oops_* warn warn_slowpath*
     warn_alloc* warn_bogus* warn_printf .assertfail report_bug* *_bug print_report* print_address_description*
     print_tainted* get_taint perf_trace_* trace_event_* fortify_report rust_panic rust_helper_BUG
 """

@@ -54,6 +54,7 @@ WORDS = (
     "SYZFATAL:",
     "panic:",
     "Booting the kernel",
+    "BUG ",
 )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from . import kinds
-from .blame import FAULT, STACK, TRACE, Blame, calls, hung, program_counter, says, stalled
+from .blame import FAULT, STACK, TRACE, Blame, calls, hung, overflown, program_counter, says, stalled
 from .oops_row import Row
 from .severity import Severity
 
@@ -156,7 +156,11 @@ _HANGS = (
         "INFO: rcu detected stall in {func}",
         "INFO: rcu_{preempt|sched|bh|tasks\\w*} {self-detected|detected}{(?: expedited)?} stall",
         blame=Blame(
-            (says("apic_timer_interrupt"), program_counter, TRACE), f"{_LATE} *rcu*", stalled, (_below_tick, TRACE)
+            (says("apic_timer_interrupt"), program_counter, TRACE),
+            f"{_LATE} *rcu*",
+            stalled,
+            (_below_tick, TRACE),
+            (program_counter, calls, TRACE),
         ),
     ),
     _hang(
@@ -348,7 +352,7 @@ _FAULTS = (
         "stack-guard-page",
         "BUG: stack guard page was hit in {func}",
         "BUG: {..}stack guard page was hit",
-        blame=replace(FAULT, pick=stalled),
+        blame=replace(FAULT, pick=overflown),
     ),
 )
 
@@ -356,6 +360,9 @@ _FAULTS = (
 _PAGES = (
     "*free_page* *put_page* *get_page* *update_page* *release_page* *free_unref* folio* truncate_inode_pages* "
     "page_frag_free *alloc* *vmap* *page_owner* prep_new_page"
+)
+_SLUB = (
+    "*slab* object_err print_trailer check_* *_consistency* free_to_* free_debug* setup_object* get_from_* warn_free*"
 )
 _ALLOCATING = "*kmemleak* *mmap* *kmem* *slab* *alloc* *create_object* *idr_get* *list_lru_init* *pcpu_create*"
 # mm/{page_alloc,memory,kmemleak,slub,usercopy}.c, kernel/fork.c, fs/dcache.c, lib/list_debug.c.
@@ -365,7 +372,7 @@ _MEMORY = (
         "BUG: Bad page {what} in {func}",
         "BUG: Bad page {what:state|cache} in process {comm}  pfn",
         "BUG: Bad page {what:state|cache}",
-        blame=_below("page last allocated", _PAGES),
+        blame=replace(_below("page last allocated", f"{_PAGES} bad_page *free_frozen*"), instead=(calls, TRACE)),
     ),
     _oops("bad-page", "BUG: Bad page map", "BUG: Bad page map"),
     _warn("rss-counter", "BUG: Bad rss-counter state", "BUG: Bad rss-counter", bare=True),
@@ -404,6 +411,19 @@ _MEMORY = (
     ),
     _oops("corrupted-list", "BUG: corrupted list in {func}", "kernel BUG at lib/list_debug.c", blame=STACK),
     _oops("double-free", "BUG: Object already free", "BUG kmalloc-{..}: Object already free"),
+    # mm/slub.c slab_bug(). Whose object it was is nearer to the cause than whoever found it spoilt.
+    _oops(
+        "double-free",
+        "BUG: Object already free in {func}",
+        "^BUG {\\S+} ({Not tainted|Tainted}{..}): Object already free",
+        blame=_passing(_SLUB),
+    ),
+    _oops(
+        "slub",
+        "BUG: {what} in {func}",
+        "^BUG {\\S+} ({Not tainted|Tainted}{..}): {what:(?!kasan: ).*}",
+        blame=Blame((says("Allocated in {func}"),), _SLUB, instead=(calls, TRACE)),
+    ),
     _warn("slub", "INFO: {what} in {func}", "INFO: {what:Freed|Allocated} in {func}", damaged=True, bare=True),
 )
 
@@ -473,8 +493,14 @@ _WARNINGS = (
     _checked("warning", "bad usercopy", "{..}mm/usercopy.c:{n}", "*usercopy* check_*"),
     _checked("warning", "kobject bug", "{..}lib/kobject.c:{n}", _KOBJECT),
     _checked("warning", "proc registration bug", "{..}fs/proc/generic.c:{n}", "*proc_*"),
-    _checked("refcount", "refcount bug", "{..}lib/refcount.c:{n}", f"*refcount* {_KOBJECT}"),
+    _checked("refcount", "refcount bug", "{..}{lib/refcount\\.c:|at refcount_warn_saturate}", f"*refcount* {_KOBJECT}"),
+    # include/linux/bug.h CHECK_DATA_CORRUPTION() without CONFIG_BUG_ON_DATA_CORRUPTION.
+    _checked("corrupted-list", "corrupted list", "{..}{lib/list_debug\\.c:|at __list_\\w+_valid_or_report}", "*list_*"),
     _checked("locking-bug", "locking bug", "{..}kernel/locking/lockdep.c:{n} {(?:at )?\\w*lock_}", _SOCK),
+    replace(
+        _checked("slub", "slub bug", "{..}{mm/slub\\.c:|at (?:object_err|__slab_err|warn_free_bad_obj)\\+}", _SLUB),
+        follows=True,
+    ),
     _checked("nested-lock", "nested lock was not taken", "Nested lock was not taken", ""),
     _checked(
         "warning",
@@ -539,7 +565,13 @@ _PANICS = (
     _panic("kernel-exit", "kernel panic: Attempted to kill init!", f"{_SAYS}: Attempted to kill {{init|the idle}}"),
     _panic("vfs", "kernel panic: {what}", f"{_SAYS}: {{what:VFS: Unable to mount root fs}}"),
     _panic("vfs", "kernel panic: {what}", f"{_SAYS}: {{what:No working init found|Requested init .+ failed}}"),
-    _panic("oom", "kernel panic: {what}", f"{_SAYS}: {{what:Out of memory.*|System is deadlocked on memory}}"),
+    # Whoever asked for the memory.
+    _panic(
+        "oom",
+        "kernel panic: {what}",
+        f"{_SAYS}: {{what:Out of memory.*|System is deadlocked on memory}}",
+        blame=_passing("*out_of_memory* *alloc_folio* *try_charge* *_charge"),
+    ),
     _panic(
         "kernel-panic",
         "kernel panic: stack is corrupted in {func}",
@@ -616,7 +648,7 @@ _OTHERS = (
     _oops("trusty", "trusty: ASSERT FAILED: {what}", "trusty: panic{..} ASSERT FAILED{..}: {what:.*}", damaged=True),
     _oops("trusty", "trusty: panic: {what}", "trusty: panic ({..}): {what}", bare=True),
     # Programs that a fuzzer or a test runs: theirs, not the kernel's, but what the run has to show.
-    _warn("go-runtime-error", "go runtime error", "{(?<!\\d: )\\b}fatal error: ", bare=True),
+    _warn("go-runtime-error", "go runtime error", "^fatal error: ", bare=True),
     _warn("syz-failure", "SYZFAIL: {what}", "SYZFAIL:{ *}{what}", bare=True),
     _warn("syz-failure", "SYZFATAL: {what}", "SYZFATAL:{ *}{what}", bare=True),
     _warn("user-panic", "panic: {what}", "{(?<!\\w)}panic: {what}", bare=True),

@@ -15,7 +15,17 @@ from .oops_rows import ROWS
 from .patterns import Pattern
 from .sentences import sentence
 
-__all__ = ["CONSEQUENCE", "HEADERS", "ROWS", "Row", "fallback", "match_header", "matching_rows", "may_hold_header"]
+__all__ = [
+    "CONSEQUENCE",
+    "HEADERS",
+    "ROWS",
+    "Row",
+    "fallback",
+    "is_unknown",
+    "match_header",
+    "matching_rows",
+    "may_hold_header",
+]
 
 HEADERS = WORDS
 
@@ -133,6 +143,11 @@ def _harmless(text: str) -> set[str]:
 
 
 _CATCH_ALL = tuple(row for row in ROWS if row.bare and row.title == f"{row.kind.upper()}: {{what}}" and not row.blame)
+
+
+def is_unknown(row: Row) -> bool:
+    """Whether a row knows no more than a word of alarm, which may as well be a note's."""
+    return row in _CATCH_ALL
 
 
 def fallback(text: str) -> tuple[Row, re.Match[str]] | None:
