@@ -19,6 +19,7 @@ from kernloop.errors import UsageError
 from kernloop.kernel import debugfiles
 from kernloop.present.account import Account
 from kernloop.present.logs import Log, accounts, read, with_lines
+from kernloop.present.refusal import next_step, refusal_object, refused
 from kernloop.report import advice
 from kernloop.report.advice import Advice
 from kernloop.vm import client
@@ -61,6 +62,8 @@ class Tools:
 def _report(source: str, number: int, line: int) -> CallToolResult:
     log = _log(source)
     found = accounts(log)
+    if not found and (refusal := refused(log)):
+        return answer(**refusal_object(refusal), next=in_tools(next_step(refusal)))
     if not found:
         return answer(reports=0, source=log.name, next="report_explain('silent-hang')")
     if number > len(found):

@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 from kernloop.report.verifier import UNKNOWN, Rejection, parse_rejection
 from kernloop.report.verifier_causes import causes, releases
 from kernloop.report.verifier_facts import fill
+from kernloop.report.verifier_scan import find_rejection
 from kernloop.report.verifier_words import in_words
 
 VERIFIER = Path(__file__).parent.parent / "fixtures" / "verifier"
-LOGS = sorted(VERIFIER.glob("*/*__*.log"))
+LOGS = [log for log in sorted(VERIFIER.glob("*/*__*.log")) if not log.stem.startswith("fine__")]
+FINE = sorted(VERIFIER.glob("*/fine__*.log"))
 KERNELS = ["6.12.107", "7.3.4"]
 # 6.12 counts frames before it looks for recursion.
 OTHERWISE = {("6.12.107", "recursion__direct"): "call_depth"}
@@ -159,6 +161,14 @@ def test_only_the_registers_that_matter_are_shown(kernel: str) -> None:
     assert (found.source_file, found.source_line, found.source_text) == ("memory.bpf.c", 116, "value->count[at]++;")
 
 
+@pytest.mark.parametrize("log", FINE, ids=[f"{log.parent.name}-{log.stem}" for log in FINE])
+def test_a_program_that_loads_was_not_refused_however_much_its_log_says(log: Path) -> None:
+    text = log.read_text()
+    assert "load: 0" in text
+    assert parse_rejection(text) is None
+    assert find_rejection(text.encode()) is None
+
+
 def test_a_message_that_nobody_knows_is_unknown_and_never_guessed() -> None:
     found = parse_rejection("0: (b7) r0 = 0\nthe moon is in the wrong phase\nprocessed 1 insns (limit 1000000)")
     assert found is not None
@@ -228,6 +238,31 @@ def test_five_megabytes_are_explained_within_a_second_of_cpu_time(kernel: str) -
     assert "bpf_map_lookup_elem() at memory.bpf.c:278 returned it" in found.explanation
 
 
+def test_a_log_amid_much_else_is_found_without_reading_all_of_it() -> None:
+    log = (VERIFIER / "6.12.107" / "reference_leak__task.log").read_bytes()
+    noise = b"[    7.125000] systemd[1]: Started a unit that does nothing.\n" * 600_000
+    begin = time.process_time()
+    found = find_rejection(noise + log + noise)
+    assert time.process_time() - begin < 1
+    assert found is not None
+    assert found.cause_id == "reference_leak"
+    assert find_rejection(noise) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"libbpf: struct_ops bad_ops: member sub_attach not found in kernel, skipping it as it's set to zero",
+        b"libbpf: failed to find valid kernel BTF",
+        b"libbpf: elf: skipping unrecognized data section(4) .rodata.str1.1",
+        b"bpf: preload: processed 3 insns and went on",
+        b"audit: type=1334 audit(1763751600.1:20): prog-id=8 op=LOAD",
+    ],
+)
+def test_a_harmless_line_on_a_console_is_no_refusal(line: bytes) -> None:
+    assert find_rejection(b"[    1.5] " + line + b"\n") is None
+
+
 def test_a_log_twice_as_long_takes_twice_as_long() -> None:
     def seconds(megabytes: float) -> float:
         # No value of R0 in it, so that the way back goes through all of it.
@@ -240,7 +275,7 @@ def test_a_log_twice_as_long_takes_twice_as_long() -> None:
 
 
 def test_no_explanation_costs_more_tokens_than_an_agent_wants_to_pay() -> None:
-    for log in [*LOGS, *VERIFIER.glob("*/*.log")]:
+    for log in set(VERIFIER.glob("*/*.log")) - set(FINE):
         found = parse_rejection(log.read_text())
         assert found is not None
         shown = asdict(found)

@@ -16,8 +16,10 @@ from kernloop.cli import report_follow, report_forms
 from kernloop.cli.output import JsonFlag, fail, out, print_json
 from kernloop.cli.report_decode import find_images
 from kernloop.cli.report_object import print_crash, report_object, reports_object
+from kernloop.cli.report_refusal import print_refusal, with_refusal
 from kernloop.errors import HarnessError, UsageError
 from kernloop.present.logs import Log, accounts, decode_crash, found_in, read, with_lines
+from kernloop.present.refusal import refused
 from kernloop.report.causes import causes
 
 __all__ = ["report"]
@@ -51,7 +53,7 @@ def report(
 ) -> None:
     """Kernel crashes in a console log: kind, guilty function, title, fingerprint, evidence.
 
-    Exit status: 0 no crash, 1 a crash was found, 2 bad input.
+    Exit status: 0 no crash, 1 a crash or a refused BPF program was found, 2 bad input.
     """
     try:
         if explain:
@@ -76,8 +78,11 @@ def report(
         raise fail(error, as_json=as_json) from None
     crashes = found_in(log)
     shown = [(crash, decode_crash(crash, log, images)) for crash in (crashes if every else crashes[:1])]
+    # A kernel that dies comes before a program that it refused.
+    refusal = refused(log) if every or not crashes else None
     if as_json:
-        print_json(reports_object(log, shown) if every else report_object(log, shown, len(crashes)))
+        value = reports_object(log, shown) if every else report_object(log, shown, len(crashes))
+        print_json(with_refusal(value, refusal))
     elif crashes:
         for (crash, decoded), cause in zip(shown, causes(crashes), strict=False):
             print_crash(log, crash, decoded)
@@ -88,9 +93,11 @@ def report(
                 )
         if len(crashes) > len(shown):
             out.print(f"{len(crashes) - len(shown)} more in this log: --all")
-    else:
+    elif not refusal:
         out.print(f"no crash in {escape(log.name)}")
-    raise typer.Exit(1 if crashes else 0)
+    if refusal and not as_json:
+        print_refusal(log, refusal)
+    raise typer.Exit(1 if crashes or refusal else 0)
 
 
 def _batch(sources: list[str], vmlinux: list[Path]) -> int:
@@ -99,9 +106,11 @@ def _batch(sources: list[str], vmlinux: list[Path]) -> int:
     for path in _files(sources):
         log = Log(str(path), _bytes(path))
         first = found_in(log, 1)
-        any_crash = any_crash or bool(first)
+        refusal = None if first else refused(log)
+        any_crash = any_crash or bool(first or refusal)
         shown = [(crash, decode_crash(crash, log, images)) for crash in first]
-        line = json.dumps({"path": str(path), **report_object(log, shown, len(first))}, separators=(",", ":"))
+        value = with_refusal(report_object(log, shown, len(first)), refusal)
+        line = json.dumps({"path": str(path), **value}, separators=(",", ":"))
         sys.stdout.write(line + "\n")
     return 1 if any_crash else 0
 

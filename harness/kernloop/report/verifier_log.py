@@ -40,7 +40,7 @@ _SYSLOG = re.compile(r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [^:]{1,60}: ")
 
 # Narration: never the cause. Lines of register states and instructions are told by the patterns above.
 _NARRATION = re.compile(
-    r"""\s*(?:;|from\ \d+\ to\ \d+|\d+:\ |\d+:$|frame\d+:|R\d+(?:_r?w)?=|(?:cur|old)\ state:|mark_precise|force_precise
+    r"""\s*(?:;|from\ \d+\ to\ \d+|(?:\d+\s+)?\d+:\ |\d+:$|frame\d+:|R\d+(?:_r?w)?=|(?:cur|old)\ state:|mark_precise|force_precise
     |libbpf:|--\s|func\ '.*'\ arg\d+\ (?:has\ btf_id|type\ )|[Ff]unc\#\d+\s
     |arg\#\d+\ reference\ type\(.*\)\ size\ cannot|Validating\ |[Ll]ive\ regs|caller:|callee:|returning\ from\ callee
     |to\ caller\ at|last_idx\ |regs=|parent\ (?:state|didn't)|verification\ time|stack\ depth|max_states|propagating\s
