@@ -26,7 +26,7 @@ UNKNOWN = "unknown"
 _AT = re.compile(r"^  (?:\S+ @ )?(?P<file>\S+?):(?P<line>\d+):\d+\s*$")
 _AT_TEXT = re.compile(r"^\s*>>> *\d+ \| (?P<text>.*\S)")
 _WORD = re.compile(r"[a-z]+[ ,:]")
-_MOST_MESSAGE, _MOST_SOURCE, _MOST_REASON = 300, 160, 400
+_MOST_MESSAGE, _MOST_SOURCE, _MOST_REASON = 300, 160, 300
 # With its debug output on, libbpf says thousands of things, and what went wrong at the end.
 _MOST_SAID = 2000
 

@@ -27,7 +27,7 @@ _ASSIGNS = re.compile(r"(?:^|[\s*(])(?P<var>[A-Za-z_]\w*)\s*=(?!=)")
 _GOT = re.compile(r"smin=(-?\d+) smax=(-?\d+)")
 _PART = re.compile(r"\[([^\[\]]+)\]")
 _NAME = re.compile(r"\{(\w+)\}")
-_MOST_TEXT, _MOST_VALUE, _MOST_REGISTERS, _MOST_COUNTED = 120, 110, 4, 10_000
+_MOST_TEXT, _MOST_VALUE, _MOST_REGISTERS, _MOST_COUNTED = 120, 90, 4, 10_000
 # What a template says only when the message has it; it is no text of its own.
 _FLAGS = frozenset({"missing", "unmatched", "unreachable", "out", "global", "jumps", "insns", "zero"})
 

@@ -19,8 +19,8 @@ from .lines import read_line, split_lines
 
 __all__ = ["Insn", "Log", "Source", "find_log", "insn_of", "messages", "source_of", "state_of", "states", "text_lines"]
 
-_FAILED = re.compile(r"libbpf: prog '(?P<program>[^']+)': BPF program load failed: (?P<error>.+)")
-_PROGRAM = re.compile(r"libbpf: prog '(?P<program>[^']+)': ")
+_FAILED = re.compile(r"\bprog '(?P<program>[^']+)': BPF program load failed: (?P<error>.+)")
+_PROGRAM = re.compile(r"\bprog '(?P<program>[^']+)': ")
 _BEGIN, _END = "-- BEGIN PROG LOAD LOG --", "-- END PROG LOAD LOG --"
 _PROCESSED = re.compile(r"processed (?P<count>\d+) insns")
 _BLOCK = "Verification failed: "
@@ -40,7 +40,8 @@ _SYSLOG = re.compile(r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [^:]{1,60}: ")
 
 # Narration: never the cause. Lines of register states and instructions are told by the patterns above.
 _NARRATION = re.compile(
-    r"""\s*(?:;|from\ \d+\ to\ \d+|(?:\d+\s+)?\d+:\ |\d+:$|frame\d+:|R\d+(?:_r?w)?=|(?:cur|old)\ state:|mark_precise|force_precise
+    r"""\s*(?:;|from\ \d+\ to\ \d+|(?:\d+\s+)?\d+:\ |\d+:$|frame\d+:|R\d+(?:_r?w)?=|(?:cur|old)\ state:
+    |mark_precise|force_precise
     |libbpf:|--\s|func\ '.*'\ arg\d+\ (?:has\ btf_id|type\ )|[Ff]unc\#\d+\s
     |arg\#\d+\ reference\ type\(.*\)\ size\ cannot|Validating\ |[Ll]ive\ regs|caller:|callee:|returning\ from\ callee
     |to\ caller\ at|last_idx\ |regs=|parent\ (?:state|didn't)|verification\ time|stack\ depth|max_states|propagating\s
@@ -110,7 +111,7 @@ def find_log(lines: list[str]) -> Log:
     begins = processed = -1
     for n, line in enumerate(lines):
         # Each test is a cheap one: a log has 100,000 lines.
-        if "libbpf: prog '" in line:
+        if "prog '" in line:
             if failed := _FAILED.search(line):
                 program, error = failed["program"], failed["error"].strip()
             elif line.endswith(_BEGIN):
