@@ -7,6 +7,7 @@ They lie in the machine's cache, so a second run of the tests builds only what c
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from kernloop.kernel.build import BuildRequest, Built, build
 from kernloop.kernel.checkout import checkout
 from kernloop.kernel.kernel import Kernel
 
-__all__ = ["FRAGMENTS", "SETTINGS", "appended", "built", "kernel", "linux", "request", "tiny"]
+__all__ = ["FRAGMENTS", "SETTINGS", "appended", "built", "kernel", "linux", "request", "restored", "tiny"]
 
 # What only a kernel of our own has, in one.
 FRAGMENTS = ("modules", "kunit", "kgdb", "pstore", "lkdtm", "watchdog")
@@ -87,3 +88,15 @@ def appended(name: str, text: str) -> Iterator[Path]:
         yield file
     finally:
         file.write_text(before)
+
+
+@contextlib.contextmanager
+def restored(name: str) -> Iterator[Path]:
+    """The file `name` of the tree, to be edited; it is as it was after the block, with its time: no build sees it."""
+    file = linux() / name
+    before, stat = file.read_text(), file.stat()
+    try:
+        yield file
+    finally:
+        file.write_text(before)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))

@@ -222,7 +222,8 @@ def _as_left(kernel: Kernel) -> Iterator[BuildFolder]:
 def _again(place: BuildFolder, kernel: BuildFolder, found: changes.Changes, jobs: int) -> Made | None:
     if found.recipe or found.symbols or found.added or found.removed:
         return None
-    rebuild = changes.will_rebuild(place.path, place.tree.path, found)
+    # make would make anew what was only touched; what lies there is made of this very content.
+    rebuild = changes.will_rebuild(place.path, place.tree.path, replace(found, moved=()))
     own = depend.modules(place.path)
     # What a call that failed left behind: objects of sources that may be by now as they were.
     left = {name: own.get(_object(name), "") for name in found.outputs}
