@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import trees
-from support import SCHEDULERS, Done, kernloop, processes_naming, start, until
+from support import ROOT, SCHEDULERS, Done, kernloop, processes_naming, start, until
 
 pytestmark = pytest.mark.vm
 
@@ -53,6 +53,23 @@ def test_the_kernel_that_was_built_boots_runs_and_is_known_by_its_build_id() -> 
 def test_a_scheduler_passes_verify_in_it_compiled_with_the_trees_own_headers() -> None:
     done = kernloop("verify", SCHEDULERS / "vtime.bpf.c", "--kernel", f"tree:{trees.linux()}", "--json", seconds=_LONG)
     assert (done.status, done.json["verdict"]) == (0, "pass"), done
+
+
+def test_what_the_command_that_uses_a_module_prints_is_shown() -> None:
+    module = ROOT / "examples/drivers/kl_fifo"
+    use = ("--", "sh", "-c", "printf hello > /dev/kl_fifo && head -c 5 /dev/kl_fifo")
+    done = kernloop("kernel", "build", trees.linux(), *words("--module", str(module)), *use, seconds=_LONG)
+    assert done.status == 0, done
+    assert "hello" in done.text
+    again = kernloop("kernel", "build", trees.linux(), *words("--module", str(module), "--json"), *use, seconds=_LONG)
+    assert (again.status, again.json["verdict"]) == (0, "pass")
+
+
+def test_a_fragment_that_is_misspelt_is_refused_and_leaves_no_folder() -> None:
+    before = sorted(trees.built().folder.parent.iterdir())
+    done = kernloop("kernel", "build", trees.linux(), "--profile", "tiny", "--fragment", "kasn")
+    assert (done.status, "no Kconfig fragment 'kasn'" in done.text) == (2, True)
+    assert sorted(trees.built().folder.parent.iterdir()) == before
 
 
 def test_a_second_build_finds_nothing_to_do_and_the_tree_is_as_it_was() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def try_module(request: BuildRequest, use: Use, *, as_json: bool) -> int:
                 use.memory,
                 timeout=use.timeout,
             )
-            return library.execute(loaded, record, say=say)
+            return library.execute(loaded, record, say=say, on_output=_kept if as_json else _shown)
 
         return conclude_suite(library.SCHEMA, record, None, as_json=as_json, execute=execute)
+
+
+def _shown(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+# It is in the run's folder.
+def _kept(data: bytes) -> None:
+    pass

@@ -21,7 +21,7 @@ from pathlib import Path
 from kernloop.errors import HarnessError, SubjectError, UsageError
 from kernloop.host import process, progress
 from kernloop.host.cache import need_space
-from kernloop.kernel import changes, config, depend, toolchain
+from kernloop.kernel import changes, config, depend, fragments, toolchain
 from kernloop.kernel.config import Wish
 from kernloop.kernel.depend import Rebuild
 from kernloop.kernel.fragments import PROFILES
@@ -148,6 +148,8 @@ def opened(request: BuildRequest) -> Iterator[BuildFolder]:
     """The folder for `request`, made or as it was left, alone with it. Raises UsageError, HarnessError."""
     tree = open_tree(request.tree)
     tree.check_clean()
+    for name in request.fragments:
+        fragments.read(name, request.arch)  # one that is misspelt leaves no folder of its name
     tools = toolchain.find(request.arch, llvm=request.llvm)
     path = folder_of(request, tree)
     if path == tree.path or tree.path in path.parents:
