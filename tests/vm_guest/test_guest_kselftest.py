@@ -153,11 +153,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (tree / folder / entry.name).symlink_to(entry)
     own = tree / PLACE / "own"
     own.mkdir()
-    (own / "Makefile").write_text("TEST_GEN_PROGS := prog\nTEST_PROGS := script.sh\ninclude ../lib.mk\n")
+    (own / "Makefile").write_text("TEST_GEN_PROGS := prog forks\nTEST_PROGS := script.sh\ninclude ../lib.mk\n")
     (own / "settings").write_text("timeout=20\n")
     (own / "script.sh").write_text("#!/bin/bash\n[[ -x /usr/bin/env ]] && echo bash is here\nexit ${FAILS:-4}\n")
     (own / "script.sh").chmod(0o755)
-    shutil.copyfile(Path(__file__).parent.parent / "fixtures/ktap/prog.c", own / "prog.c")
+    for name in ("prog.c", "forks.c"):
+        shutil.copyfile(Path(__file__).parent.parent / "fixtures/ktap" / name, own / name)
     return tree
 
 
@@ -173,11 +174,13 @@ def test_selftests_of_a_tree_are_built_beside_it_and_run_with_scripts(tree: Path
         "own:prog:global.good": "pass",
         "own:prog:global.bad": "fail",
         "own:prog:global.away": "skip",
+        "own:forks": "pass",
         "own:script.sh": "skip",
     }
+    assert Path(done.json["run"], "ktap.log").read_text().count("once") == 1
     assert "prog.c" in "".join(next(one for one in done.json["results"] if one["status"] == "fail")["said"])
     [suite] = JUnitXml.fromfile(str(report))
-    assert (suite.tests, suite.failures, suite.skipped, suite.errors) == (4, 1, 2, 0)
+    assert (suite.tests, suite.failures, suite.skipped, suite.errors) == (5, 1, 2, 0)
 
 
 @pytest.mark.slow
