@@ -15,7 +15,7 @@ from rich.markup import escape
 from kernloop.cli import report_follow, report_forms
 from kernloop.cli.output import JsonFlag, fail, out, print_json
 from kernloop.cli.report_decode import find_images
-from kernloop.cli.report_object import print_crash, report_object, reports_object
+from kernloop.cli.report_object import hang_in, print_crash, report_object, reports_object
 from kernloop.cli.report_refusal import print_refusal, with_refusal
 from kernloop.errors import HarnessError, UsageError
 from kernloop.present.logs import Log, accounts, decode_crash, found_in, read, with_lines
@@ -95,6 +95,8 @@ def report(
             out.print(f"{len(crashes) - len(shown)} more in this log: --all")
     elif not refusal:
         out.print(f"no crash in {escape(log.name)}")
+        if hung := hang_in(log, None):
+            out.print(f"  hang: {escape(hung.summary)}")
     if refusal and not as_json:
         print_refusal(log, refusal)
     raise typer.Exit(1 if crashes or refusal else 0)

@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from kernloop.cli.output import escape, out
+from kernloop.kernel import hangs
 from kernloop.present import plain
 from kernloop.present.account import place
 from kernloop.present.decoded import decoded_lines
@@ -16,24 +17,28 @@ from kernloop.present.text import printable
 from kernloop.report.advice import next_step
 from kernloop.report.causes import Cause, causes
 from kernloop.report.crash import Crash
+from kernloop.report.hang import Hang, tells_of_hang
 from kernloop.report.scx_report import scx_report
 from kernloop.runs import read_json
 
 if TYPE_CHECKING:
     from kernloop.report.symbols import Decoded
 
-__all__ = ["print_crash", "report_object", "reports_object"]
+__all__ = ["hang_in", "print_crash", "report_object", "reports_object"]
 
 _SCHEMA = "kernloop.report/1"
 _PANIC = b"Kernel panic - not syncing"
 _DUMP = b"DEBUG DUMP"
+# kernloop's own NMI ends a kernel that does not answer (vm/session.py).
+_NMI = "NMI: Not continuing"
+_ASKED = b"sysrq: Show "
 Shown = tuple[Crash, "Decoded | None"]
 
 
 def report_object(log: Log, shown: Sequence[Shown], crashes: int) -> dict[str, Any]:
     """The first report of a log that has so many; `kind` is None where nothing crashed."""
     head = {"schema": _SCHEMA, "source": log.name, **_run(log)}
-    about = _object(log, *shown[0], None) if shown else {"kind": None}
+    about = _object(log, *shown[0], None) if shown else {"kind": None, "hang": _hang(log, None)}
     return {**head, **about, "panicked": _PANIC in log.data, "crashes": crashes}
 
 
@@ -85,11 +90,29 @@ def _object(log: Log, crash: Crash, decoded: Decoded | None, cause: Cause | None
         "end_line": crash.end_line,
         "details": plain(crash.details) if crash.details else None,
         "scx": _scx(log, crash),
+        "hang": _hang(log, crash),
         "cause": plain(cause) if cause else None,
         "excerpt": list(crash.excerpt),
         "decoded": plain(decoded),
         "next": next_step(crash, place(log.run, log.name)),
     }
+
+
+# Of a report about a hang, or of a console that was asked for its tasks and CPUs.
+def _hang(log: Log, crash: Crash | None) -> dict[str, Any] | None:
+    found = hang_in(log, crash)
+    said: dict[str, Any] | None = plain(found) if found else None
+    return said
+
+
+def hang_in(log: Log, crash: Crash | None) -> Hang | None:
+    """Which CPU spins where and who waits for what; None where the report is about something else."""
+    about = crash is not None and (crash.family == "hang" or _NMI in crash.message)
+    if not about and _ASKED not in log.data and not (crash is None and tells_of_hang(log.data)):
+        return None
+    if log.run:
+        return hangs.seen(log.run)
+    return hangs.in_console(log.data[crash.start if crash and about else 0 :])
 
 
 def _scx(log: Log, crash: Crash) -> dict[str, Any] | None:
@@ -116,6 +139,8 @@ def print_crash(log: Log, crash: Crash, decoded: Decoded | None) -> None:
         out.print(f"  | {escape(line)}")
     for line in decoded_lines(decoded) if decoded else ():
         out.print(f"  {escape(printable(line))}")
+    if hung := hang_in(log, crash):
+        out.print(f"  hang: {escape(hung.summary)}")
     if ended := _scx(log, crash):
         for name in ("message", "cause", "cure", "placement"):
             if ended[name]:

@@ -18,7 +18,7 @@ from .frames import base_name, parse_frame
 from .machinery import is_machinery
 from .patterns import Pattern
 
-__all__ = ["Details", "Lock", "Stall", "Work", "details"]
+__all__ = ["Details", "Lock", "Stall", "Work", "all_held", "details"]
 
 _MAX = 64
 
@@ -29,7 +29,8 @@ _WANTS = Pattern(rf"^\s*{_TASK} (?:is trying to (?:acquire|lock|release)|just ch
 _HOLDS = Pattern(r"but task is already holding lock:|but (?:this|that) .*lock (?:was|took|could)")
 _LINK = Pattern(r"^-> #(?P<number>\d+) \((?P<name>.+?)\)\{")
 _CHAIN = Pattern(r"^\s*(?P<chain>\S.* --> \S.*)$")
-_HELD_BY = Pattern(rf"^\d+ locks? held by {_TASK}:$")
+# The second form is that of 7.x.
+_HELD_BY = Pattern(rf"^(?:\d+ locks?|locks) held by {_TASK}:(?: \d+, (?:on|last) CPU#\d+:?)?$")
 _BLOCKED = Pattern(r"INFO: task (?P<comm>.{1,100}?):(?P<pid>\d{1,10}) (?:blocked|can't die)")
 _OWNER = Pattern(
     r"INFO: task .{1,100}?:\d+ (?:is |<\w+> )?blocked on an? (?P<name>[\w -]+?),? (?:but the owner is not found"
@@ -102,7 +103,7 @@ def details(kind: str, lines: Sequence[str]) -> Details | None:
     if kind == "hung-task":
         return _hung(lines)
     if kind == "rcu-stall":
-        return Details(stall=_stall(lines), all_held=_all_held(lines))
+        return Details(stall=_stall(lines), all_held=all_held(lines))
     if kind == "workqueue-lockup":
         return _workqueue(lines)
     return None
@@ -129,7 +130,7 @@ def _lockdep(lines: Sequence[str]) -> Details:
             into = None
         elif not cycle and (chain := _CHAIN.match(line)):
             cycle = tuple(chain["chain"].split(" --> "))
-    return Details(tuple(wanted), tuple(held), cycle, tuple(places), all_held=_all_held(lines))
+    return Details(tuple(wanted), tuple(held), cycle, tuple(places), all_held=all_held(lines))
 
 
 # The first function below a link of the chain that is not lockdep's own.
@@ -151,8 +152,8 @@ def _lock(line: str, comm: str | None, pid: int | None) -> Lock | None:
     return Lock(match["name"], base_name(at["func"]) if at else None, comm, pid)
 
 
-# "N locks held by comm/pid:" and the locks below it, of any task.
-def _all_held(lines: Sequence[str]) -> tuple[Lock, ...]:
+def all_held(lines: Sequence[str]) -> tuple[Lock, ...]:
+    """The locks below each "N locks held by comm/pid:", of any task."""
     found: list[Lock] = []
     holder: tuple[str, int] | None = None
     for line in lines:
@@ -174,7 +175,7 @@ def _hung(lines: Sequence[str]) -> Details:
             waiting = Lock("", None, blocked["comm"], int(blocked["pid"]))
         if owner is None and (owned := _OWNER.search(line)):
             owner = Lock(owned["name"], None, owned["comm"], int(owned["pid"]) if owned["pid"] else None)
-    return Details(waiting=waiting, owner=owner, all_held=_all_held(lines))
+    return Details(waiting=waiting, owner=owner, all_held=all_held(lines))
 
 
 def _stall(lines: Sequence[str]) -> Stall:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 
-from kernloop.kernel import debugfiles
+from kernloop.kernel import debugfiles, hangs
 from kernloop.kernel.kernel import Kernel
 from kernloop.report.crash import Crash, most_severe
 from kernloop.report.severity import Severity
@@ -84,19 +84,25 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
             next=f"kernloop runs show {run.id} --console",
         )
     if late:
-        state = _state(watched)
-        look = f"kernloop report {run.id} --all" if watched.crashes else f"kernloop runs show {run.id} --console"
+        hung = hangs.seen(run.path)
+        state = "; ".join([*([hung.summary] if hung else []), _state(watched)])
+        function = hung.function if hung else None
+        look = (
+            f"kernloop report {run.id} --all" if watched.crashes or hung else f"kernloop runs show {run.id} --console"
+        )
         if watched.end is End.BOOT_DEADLINE:
             return replace(
                 base,
                 verdict=Verdict.BOOT_HANG,
                 summary=f"the guest's init was not up in time; {state}",
+                function=function,
                 next=look,
             )
         return replace(
             base,
             verdict=Verdict.HANG,
             summary=f"the deadline of {deadline:g} s passed; {state}",
+            function=function,
             next=f"{look}, or give it a longer --timeout",
         )
     if watched.end is End.GONE:
