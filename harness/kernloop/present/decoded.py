@@ -52,7 +52,7 @@ def _head(found: Decoded) -> Iterator[str]:
 
 def _notes(found: Decoded) -> Iterator[str]:
     for note in found.notes:
-        doubt = "" if note.certain else "perhaps: "
+        doubt = "" if note.certain or "perhaps" in note.text else "perhaps: "
         yield f"{note.subject}: {doubt}{note.text}"
 
 

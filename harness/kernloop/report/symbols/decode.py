@@ -28,6 +28,8 @@ __all__ = ["decode"]
 
 _MAX_FUNCTION = 1 << 16
 _MOST_NOTES = 8
+# About as much of the code as x86 prints before the faulting instruction.
+_SHOWN = 42
 # An address that nothing has.
 _NOWHERE = 1 << 32
 # ud2, ud1, int3.
@@ -110,13 +112,15 @@ class _Decoder:
         return Disassembler(self._machine) if self._machine else None
 
     def _instructions(self) -> Iterator[Instruction]:
-        if self._code is None or self._disassembler is None:
-            if self._trace.no_code:
-                self._reasons.append(f"no code: {self._trace.no_code}")
-            elif self._trace.code:
-                self._reasons.append("the Code: line is of an architecture that is not disassembled here, or damaged")
-            return
         where, code = self._where, self._code
+        if code is None and self._trace.no_code:
+            also = f"; the instructions are those of {where.image.path}" if where else ""
+            self._reasons.append(f"no code: {self._trace.no_code}{also}")
+            code = _stored(where) if where else None
+        elif code is None and self._trace.code:
+            self._reasons.append("the Code: line is of an architecture that is not disassembled here, or damaged")
+        if code is None or self._disassembler is None:
+            return
         before, address, offset = b"", 0, self._trace.pointer.offset if self._trace.pointer else None
         if where is not None:
             address = where.address
@@ -147,10 +151,15 @@ class _Decoder:
         if where is None or self._machine != "EM_X86_64":
             return text
         target = branch_target(insn)
-        if target is not None and 0 <= target - where.start < where.symbol.size:
-            return f"{insn.mnemonic} {where.symbol.name}+{target - where.start:#x}"
         found = self._function(where).reference(insn)
-        if found is None:
+        # A module's call of another function is one of the next instruction until it is relocated.
+        if (
+            target is not None
+            and 0 <= target - where.start < where.symbol.size
+            and not (found and where.image.is_module)
+        ):
+            return f"{insn.mnemonic} {where.symbol.name}+{target - where.start:#x}"
+        if found is None or insn.mnemonic.startswith("nop"):  # the place of a call that was patched away
             return text
         name = f"{found.name}+{found.offset:#x}" if found.offset > 0 else found.name
         return f"{insn.mnemonic} {name}" if target is not None else f"{text}  # {name}"
@@ -199,6 +208,13 @@ class _Decoder:
             lines = self._tree.excerpt(self._tree.relative(place)).lines
             return next((line.text for line in lines if line.guilty), "")
         return ""
+
+
+# What the file has where the kernel would have printed it.
+def _stored(where: Located) -> Code | None:
+    first = max(where.start, where.address - _SHOWN)
+    data = where.image.read(first, where.address - first + _SHOWN // 2)
+    return Code(data, where.address - first) if len(data) > where.address - first else None
 
 
 def _guilty(crash: Crash, frames: tuple[DecodedFrame, ...]) -> DecodedFrame | None:

@@ -102,6 +102,13 @@ class Dwarf:
         files = [place.file for place in self.places(near)]
         return self._object(name, address, drgn.FindObjectFlags.VARIABLE, *reversed(files))
 
+    def declared(self, function: str) -> drgn.Type | None:
+        """The type that a function of this name returns, be it inlined everywhere; of several any."""
+        with _damaged():
+            kind: drgn.Type = self._program.object(function, drgn.FindObjectFlags.FUNCTION).type_.type
+            return kind
+        return None
+
     # Several files may have one of this name.
     def _object(self, name: str, address: int, flags: drgn.FindObjectFlags, *files: str) -> drgn.Type | None:
         for file in (None, *files):

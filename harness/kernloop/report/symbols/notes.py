@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 import capstone
+import drgn
 from capstone import x86
 
 from .decoded import Note
-from .dwarf import Dwarf, Variable
+from .dwarf import Dwarf
 from .locate import Located
 from .members import members_at, pointed, pointer, type_name
 from .origin import Function, Origin, full_name
@@ -26,6 +27,7 @@ __all__ = ["call_note", "fault_notes", "plain_notes"]
 _MOST = 6
 _MASK = (1 << 64) - 1
 _KASAN_SHADOW = 0xDFFFFC << 40
+_CALLED = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
 _MEMBER = re.compile(r"(?:->|\.)\s*([A-Za-z_]\w*)")
 # They have an operand in memory and do not touch it.
 _NO_ACCESS = ("lea", "nop", "ud", "prefetch")
@@ -114,22 +116,25 @@ def candidates(dwarf: Dwarf, address: int, offset: int, size: int, line: str) ->
     wanted = set(_MEMBER.findall(line))
     found: dict[str, None] = {}
     for variable in dwarf.in_scope(address):
-        found |= dict.fromkeys(_named(variable, offset, size, wanted))
+        found |= dict.fromkeys(_named(variable.name, variable.type, offset, size, wanted))
+    for function in dict.fromkeys(_CALLED.findall(line)):
+        kind = dwarf.declared(function)
+        found |= dict.fromkeys(_named(f"{function}()", kind, offset, size, wanted) if kind is not None else ())
     return " or ".join(list(found)[:3])
 
 
-def _named(variable: Variable, offset: int, size: int, wanted: set[str]) -> Iterator[str]:
-    struct = pointed(variable.type)
+def _named(text: str, kind: drgn.Type, offset: int, size: int, wanted: set[str]) -> Iterator[str]:
+    struct = pointed(kind)
     if struct is None:
         return
     for name, _ in members_at(struct, offset, size):
         if name.rpartition(".")[2] in wanted:
-            yield f"{variable.name}->{name}"
+            yield f"{text}->{name}"
     for member in struct.members:
         inner = pointed(member.type) if member.name in wanted else None
         for name, _ in members_at(inner, offset, size) if inner is not None else ():
             if name.rpartition(".")[2] in wanted:
-                yield f"{variable.name}->{member.name}->{name}"
+                yield f"{text}->{member.name}->{name}"
 
 
 # What is known of the pointer in `register`, and of the member that was accessed through it.
