@@ -31,6 +31,36 @@ HOSTILE = (
     b"[    2.0]  do_syscall_64+0x10/0x20\n[    2.0] ````\n[    2.0] ````` \x1b[31mred\n[    2.0]  </TASK>\n"
     b"[    2.0] ---[ end trace 0000000000000000 ]---\n"
 )
+DEADLOCK = """WARNING: possible circular locking dependency detected
+7.3.4 #1 Not tainted
+------------------------------------------------------
+kl/7 is trying to acquire lock:
+ffffffff82000000 (&b){+.+.}-{4:4}, at: kl_second+0x10/0x20
+
+but task is already holding lock:
+ffffffff82000040 (&a){+.+.}-{4:4}, at: kl_first+0x10/0x20
+
+which lock already depends on the new lock.
+
+the existing dependency chain (in reverse order) is:
+
+-> #1 (&a){+.+.}-{4:4}:
+       kl_other+0x10/0x20
+
+-> #0 (&b){+.+.}-{4:4}:
+       kl_second+0x10/0x20
+
+Chain exists of:
+  &a --> &b
+
+stack backtrace:
+CPU: 0 UID: 0 PID: 7 Comm: kl Not tainted 7.3.4 #1 PREEMPT(lazy)
+Call Trace:
+ <TASK>
+ dump_stack_lvl+0x10/0x20
+ kl_second+0x10/0x20
+ do_syscall_64+0x10/0x20
+ </TASK>"""
 
 
 def first(data: bytes, run: Path | None = None) -> Account:
@@ -141,6 +171,30 @@ def test_a_vm_is_repeated_by_its_start_and_what_was_done_in_it() -> None:
         "kernloop vm exec a -- sh -c 'echo c'",
         "kernloop vm sysrq a w",
     )
+
+
+def test_a_schedulers_end_is_told_with_its_cause_its_cure_and_where_the_task_sat() -> None:
+    text = markdown.render(accounts(read(str(FIXTURES / "scx/qmap-stall-7.3.4.log")))[0])
+    said = text.partition("## What the report says")[2]
+    for word in (
+        "- exit: `SCX_EXIT_ERROR_STALL (1026)`",
+        "- message: `init[130] failed to run for 6.844s`",
+        "- cure: `",
+    ):
+        assert word in said
+    assert "- placed: `init[130] was given to ops.enqueue and is in no DSQ" in said
+
+
+def test_a_cycle_of_locks_is_one_line_and_each_end_names_its_function() -> None:
+    text = markdown.render(first("\n".join(f"[    1.0] {line}" for line in DEADLOCK.split("\n")).encode() + b"\n"))
+    assert "- order of the locks: `&a -> &b`" in text
+    assert "- wanted: `&b, kl_second(), kl/7`" in text
+    assert "- held meanwhile: `&a, kl_first(), kl/7`" in text
+
+
+def test_a_report_that_follows_from_another_says_so() -> None:
+    log = HOSTILE + HOSTILE.replace(b"[    2.0]", b"[    9.0]")
+    assert "(line 16, follows from line 2: the same once more)" in markdown.render(first(log))
 
 
 @pytest.mark.parametrize("name", ["sysrq-crash-7.3.4.log", "no-root-6.17.13.log", "warn-7.3.4.log"])

@@ -12,13 +12,12 @@ from kernloop.kernel import hangs
 from kernloop.present import plain
 from kernloop.present.account import place
 from kernloop.present.decoded import decoded_lines
-from kernloop.present.logs import Log
+from kernloop.present.logs import Log, scx_of
 from kernloop.present.text import printable
 from kernloop.report.advice import next_step
 from kernloop.report.causes import Cause, causes
 from kernloop.report.crash import Crash
 from kernloop.report.hang import Hang, tells_of_hang
-from kernloop.report.scx_report import scx_report
 from kernloop.runs import read_json
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ __all__ = ["hang_in", "print_crash", "report_object", "reports_object"]
 
 _SCHEMA = "kernloop.report/1"
 _PANIC = b"Kernel panic - not syncing"
-_DUMP = b"DEBUG DUMP"
 # kernloop's own NMI ends a kernel that does not answer (vm/session.py).
 _NMI = "NMI: Not continuing"
 _ASKED = b"sysrq: Show "
@@ -116,11 +114,8 @@ def hang_in(log: Log, crash: Crash | None) -> Hang | None:
 
 
 def _scx(log: Log, crash: Crash) -> dict[str, Any] | None:
-    if crash.kind != "sched-ext":
-        return None
-    loader = log.beside("loader.txt") or (log.data.decode(errors="replace") if _DUMP in log.data else "")
-    found = scx_report("\n".join(log.lines(crash)), log.beside("dump.txt"), loader)
-    said: dict[str, Any] | None = plain(found) if found else None
+    ended = scx_of(log, crash)
+    said: dict[str, Any] | None = plain(ended) if ended else None
     return said
 
 

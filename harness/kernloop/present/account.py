@@ -6,7 +6,7 @@ configuration, its trace and its structure. What is not known is left out.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from kernloop.present.outcome import plain
 from kernloop.present.repeat import Repeat, of_run
 from kernloop.report import logfacts
 from kernloop.report.advice import Advice, Place, advice, one_line
+from kernloop.report.causes import causes
 from kernloop.report.crash import Crash
 from kernloop.report.frames import Frame, rip_function
 from kernloop.runs import read_json
@@ -103,8 +104,16 @@ def account(
         bool(decoded),
         (*_parts(crash.details), *_parts(structure)),
         found,
-        tuple(f"{other.title} (line {other.start_line})" for other in others if other is not crash),
+        tuple(_others(crash, others)),
     )
+
+
+# The log's other reports: what only follows from another says so.
+def _others(crash: Crash, others: Sequence[Crash]) -> Iterator[str]:
+    for other, cause in zip(others, causes(others), strict=True):
+        follows = f", follows from line {others[cause.report].start_line}: {cause.why}" if cause else ""
+        if other is not crash:
+            yield f"{other.title} (line {other.start_line}{follows})"
 
 
 def place(run: Path | None, source: str = "") -> Place:
@@ -163,17 +172,18 @@ def _parts(structure: object) -> list[Part]:
     fields = plain(structure) if structure is not None else {}
     if not isinstance(fields, dict):
         return []
-    return [
-        Part(_HEADINGS.get(name, name.replace("_", " ")), tuple(_lines(value)))
+    if chain := fields.get("cycle"):
+        fields = {**fields, "cycle": " -> ".join(map(str, chain))}
+    parts = [
+        Part(_HEADINGS.get(name, name.replace("_", " ")), tuple(line for line in _lines(value) if line.strip()))
         for name, value in fields.items()
         if value not in (None, "", [], {})
     ]
+    return [part for part in parts if part.lines]
 
 
 def _lines(value: Any) -> list[str]:
     if isinstance(value, list):
-        if all(isinstance(one, str) for one in value) and len(value) > 1:
-            return [" -> ".join(value)] if sum(map(len, value)) < 200 else list(value)
         return [text for one in value for text in _lines(one)]
     return [_said(value)]
 

@@ -19,12 +19,14 @@ from kernloop.present.decoded import brief_lines, decoded_lines
 from kernloop.report.crash import Crash, most_severe
 from kernloop.report.lines import read_line
 from kernloop.report.scan import scan
-from kernloop.report.scx_report import as_crash, scx_report
+from kernloop.report.scx_report import ScxReport, as_crash, scx_report
 
 if TYPE_CHECKING:
     from kernloop.report.symbols import Decoded, Images
 
-__all__ = ["Log", "accounts", "decode_crash", "found_in", "of_verdict", "read", "with_lines"]
+__all__ = ["Log", "accounts", "decode_crash", "found_in", "of_verdict", "read", "scx_of", "with_lines"]
+
+_DUMP = b"DEBUG DUMP"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,45 @@ def accounts(log: Log) -> list[Account]:
     """Every report of a log, the first cause first."""
     crashes = found_in(log)
     config = configuration(log.run) if log.run and crashes else None
-    return [account(crash, log.data, log.name, run=log.run, others=crashes, config=config) for crash in crashes]
+    return [
+        account(
+            crash,
+            log.data,
+            log.name,
+            run=log.run,
+            others=crashes,
+            config=config,
+            structure=_told(scx_of(log, crash)),
+        )
+        for crash in crashes
+    ]
+
+
+def scx_of(log: Log, crash: Crash) -> ScxReport | None:
+    """How the scheduler of a sched_ext report ended; None for other reports."""
+    if crash.kind != "sched-ext":
+        return None
+    loader = log.beside("loader.txt") or (log.data.decode(errors="replace") if _DUMP in log.data else "")
+    return scx_report("\n".join(log.lines(crash)), log.beside("dump.txt"), loader)
+
+
+# What people read of an exit; the dump has a file of its own.
+def _told(ended: ScxReport | None) -> dict[str, Any]:
+    if ended is None:
+        return {}
+    exit_ = f"{ended.kind_name} ({ended.kind})" if ended.kind is not None else ended.kind_name
+    task = ended.task
+    return {
+        "scheduler": ended.scheduler,
+        "exit": exit_ if exit_ != "unknown" else "",
+        "code": ended.code_text,
+        "reason": ended.reason,
+        "message": ended.message,
+        "cause": ended.cause,
+        "cure": ended.cure,
+        "placed": ended.placement,
+        "task": task.text.splitlines() if task else [],
+    }
 
 
 def with_lines(one: Account, log: Log, images: Images | None, *, brief: bool = False) -> Account:
