@@ -85,7 +85,7 @@ async def test_no_answer_is_long_and_a_report_is_read_whole_page_by_page(console
             line = page.get("line")
     whole = console.read_text(errors="replace").split("\n")
     first = found["from_line"] - 1
-    assert len(lines) > 2
+    assert lines
     assert all(text.strip() in raw for text, raw in zip(lines, whole[first : first + len(lines)], strict=True))
 
 
