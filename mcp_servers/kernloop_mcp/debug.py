@@ -63,7 +63,9 @@ def _report(source: str, number: int, line: int) -> CallToolResult:
     log = _log(source)
     found = accounts(log)
     if not found and (refusal := refused(log)):
-        return answer(**refusal_object(refusal), next=in_tools(next_step(refusal)))
+        value = refusal_object(refusal)
+        weighty = {name: value[name] for name in ("title", "kind", "verifier", "message")}
+        return answer(**weighty, next=in_tools(next_step(refusal)))
     if not found:
         return answer(reports=0, source=log.name, next="report_explain('silent-hang')")
     if number > len(found):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,13 @@ async def test_a_mistake_is_answered_with_what_to_do(
     said, _, then = text.partition("\nnext: ")
     assert message in said
     assert hint in then
+
+
+async def test_a_refused_bpf_program_is_a_report_with_its_cure_first() -> None:
+    log = ROOT / "tests/fixtures/verifier/7.3.4/possible_null__lookup.log"
+    async with here("debug") as client:
+        found = await Agent(client).call("report", source=str(log))
+    assert list(found)[:3] == ["title", "kind", "verifier"]
+    assert found["title"] == "verifier: possible_null__lookup: use of a pointer that may be NULL"
+    assert "`if (!value) return 0;`" in found["verifier"]["cure"]
+    assert tokens(json.dumps(found)) <= 600
