@@ -237,7 +237,15 @@ def test_a_function_of_another_size_means_another_build_and_nothing_is_decoded(s
     found = decode(crash("kl_read"), lines, Images([small.vmlinux]))
     assert not any(frame.places for frame in found.frames)
     assert found.guilty is None
-    assert "another build: kl_read is 0x1230 bytes long where the crash was" in found.reasons[0]
+    size = small.image.find("kl_read")[0].size
+    assert f"another build: kl_read is {size:#x} bytes here, 0x1230 where the crash was" in found.reasons[0]
+    lines = ["Call Trace:", " bpf_prog_12ab_x+0x7/0x30", " kl_gone+0x7/0x30", f" {small.frame('kl_call', 10)}"]
+    found = decode(crash("kl_call"), lines, Images([small.vmlinux]))
+    assert not any(frame.places for frame in found.frames)
+    assert "another build: kl_gone is not here" in found.reasons[0]
+    without = decode(crash("kl_call"), [lines[0], lines[1], lines[3]], Images([small.vmlinux]))
+    assert without.guilty is not None
+    assert without.frames[0].note == "no function bpf_prog_12ab_x in vmlinux"
 
 
 def test_another_build_id_is_told_and_nothing_is_decoded(small: Small) -> None:

@@ -32,7 +32,9 @@ def brief_lines(found: Decoded) -> list[str]:
 
 
 def trace_lines(found: Decoded) -> list[str]:
-    """The frames, each with its place and, below, those that it was inlined into; stale ones are left out."""
+    """The frames, each with its place below those inlined into it, stale ones left out; none when none has a place."""
+    if not any(frame.places for frame in found.frames):
+        return []
     return [line for frame in found.frames if frame.reliable for line in _frame(frame)]
 
 

@@ -81,15 +81,19 @@ class Locator:
             self._refuse(image, f"{image.path} has no symbols: give the vmlinux of the build folder, not a packed one")
             return
         if not ran:
-            frames = [f for f in self._trace.frames if f.function and not f.module]
-            wrong = [f for f in frames if isinstance(self._candidates(image, f), str) and image.find(f.function)]
-            if wrong:
-                first = wrong[0]
-                self._refuse(
-                    image,
-                    f"{image.path} is another build: {first.function} is {first.size:#x} bytes long where the crash"
-                    f" was, {_sizes(image.find(first.function))} here",
-                )
+            self._check_functions(image)
+
+    # Nobody says which build ran: then each function of the trace must be there, and be of its size.
+    def _check_functions(self, image: Image) -> None:
+        for frame in self._trace.frames:
+            # Programs of BPF have symbols that no file has.
+            if not frame.function or frame.module or not frame.reliable or frame.function.startswith("bpf_"):
+                continue
+            if isinstance(self._candidates(image, frame), str):
+                there = image.find(frame.function)
+                what = f"{_sizes(there)} bytes here, {frame.size:#x} where the crash was" if there else "not here"
+                self._refuse(image, f"{image.path} is another build: {frame.function} is {what}")
+                return
 
     def _refuse(self, image: Image, why: str) -> None:
         self._unfit.add(id(image))
