@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernloop import runs
 from kernloop.errors import UsageError
-from kernloop.kernel import debugfiles
+from kernloop.kernel import debugfiles, hangs
 from kernloop.present.account import Account, account, configuration
 from kernloop.present.decoded import brief_lines, decoded_lines
 from kernloop.report.crash import Crash, most_severe
@@ -94,7 +94,7 @@ def accounts(log: Log) -> list[Account]:
             run=log.run,
             others=crashes,
             config=config,
-            structure=_told(scx_of(log, crash)),
+            structure=_told(scx_of(log, crash)) or _hung(log, crash),
         )
         for crash in crashes
     ]
@@ -125,6 +125,14 @@ def _told(ended: ScxReport | None) -> dict[str, Any]:
         "placed": ended.placement,
         "task": task.text.splitlines() if task else [],
     }
+
+
+# Of a hang in a sentence: which CPU spins where, who waits for what.
+def _hung(log: Log, crash: Crash) -> dict[str, Any]:
+    if crash.family != "hang":
+        return {}
+    found = hangs.seen(log.run) if log.run else hangs.in_console(log.data[crash.start :])
+    return {"hang": found.summary} if found else {}
 
 
 def with_lines(one: Account, log: Log, images: Images | None, *, brief: bool = False) -> Account:
