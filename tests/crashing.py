@@ -16,10 +16,11 @@ from kernloop.verdict import Outcome
 from kernloop.vm import run as library
 from support import ROOT
 
-__all__ = ["LOGS", "Made", "Row", "make", "module", "rows"]
+__all__ = ["LOGS", "Made", "Row", "harmless", "make", "module", "rows"]
 
 LOGS = ROOT / "tests/fixtures/console"
 _TABLE = ROOT / "tests/fixtures/crashes.toml"
+_HARMLESS = ROOT / "tests/fixtures/harmless.txt"
 _MODULE = ROOT / "tests/modules/kl_crash"
 # Freed objects are poisoned and checked, so that what is done to them shows.
 _WORDS = ("slub_debug=FPZU", "hardened_usercopy=on")
@@ -51,9 +52,9 @@ _PUT: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One crash: made by `lkdtm`, by our module's `what`, by a `shell` command or by boot words alone.
+    """One crash: made by `lkdtm`, by our module's `what`, by a `command` or by boot words alone.
 
-    `put` names values for the guest's files before it. `line` is a text on the line that is at fault;
+    `put` names values for the guest's files before it. `line` are texts of which one is on the line at fault;
     `config` is what the kernel must have to notice it; `also` are functions that another compiler leaves in the trace.
     """
 
@@ -63,10 +64,10 @@ class Row:
     also: tuple[str, ...] = ()
     lkdtm: str = ""
     what: str = ""
-    shell: str = ""
+    command: str = ""
     boot: tuple[str, ...] = ()
     put: str = ""
-    line: str = ""
+    line: tuple[str, ...] = ()
     config: str = ""
     modules: tuple[str, ...] = ()
 
@@ -79,7 +80,7 @@ class Row:
         said += [f"insmod {name}.ko" for name in self.modules]
         if self.what:
             said += ["insmod kl_crash.ko", f"echo {self.what} > /sys/module/kl_crash/parameters/what"]
-        return "\n".join([*said, self.shell, ":"])
+        return "\n".join([*said, self.command, ":"])
 
     def fits(self, crash: Crash) -> bool:
         """Whether a report says what this crash is; where no function is named none is asked for."""
@@ -96,7 +97,7 @@ class Made:
 
 
 def _value(key: str, value: Any) -> Any:
-    if key not in ("also", "boot", "kind", "modules"):
+    if key not in ("also", "boot", "kind", "line", "modules"):
         return value
     return (value,) if isinstance(value, str) else tuple(value)
 
@@ -109,12 +110,17 @@ def rows() -> list[Row]:
     ]
 
 
+def harmless() -> list[str]:
+    """What a console says while all is well."""
+    return [line for line in _HARMLESS.read_text().splitlines() if not line.startswith("#")]
+
+
 def module(kernel: Kernel) -> Path:
     """Our module for `kernel`, which was built here."""
     return modules.build_for(kernel, _MODULE).modules[0].path
 
 
-def make(kernel: Kernel, row: Row, files: tuple[Path, ...], *, timeout: float = 20.0) -> Made:
+def make(kernel: Kernel, row: Row, files: tuple[Path, ...], *, timeout: float = 20.0, cold: bool = False) -> Made:
     """Make this crash in a guest of its own."""
     request = library.Request(
         ("sh", "-c", row.script),
@@ -122,6 +128,7 @@ def make(kernel: Kernel, row: Row, files: tuple[Path, ...], *, timeout: float = 
         timeout=timeout,
         files=files,
         append=(*_WORDS, *row.boot),
+        cold=cold,
     )
     with runs.create("run", library.SCHEMA, {"subject": row.name}) as record:
         outcome = library.execute(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One kernel source tree and one small kernel built of it, shared by all tests that need a kernel of our own.
+"""Kernel source trees and a small kernel built of each, shared by all tests that need a kernel of our own.
 
 They lie in the machine's cache, so a second run of the tests builds only what changed.
 """
@@ -19,8 +19,10 @@ from kernloop.kernel.build import BuildRequest, Built, build
 from kernloop.kernel.checkout import checkout
 from kernloop.kernel.kernel import Kernel
 
-__all__ = ["FRAGMENTS", "SETTINGS", "appended", "built", "kernel", "linux", "request", "restored", "tiny"]
+__all__ = ["FRAGMENTS", "OLDER", "SETTINGS", "appended", "built", "kernel", "linux", "request", "restored", "tiny"]
 
+# Beside the default kernel, for what must not hold for one release only.
+OLDER = "debian:6.12"
 # What only a kernel of our own has, in one.
 FRAGMENTS = ("modules", "kunit", "kgdb", "pstore", "lkdtm", "watchdog")
 SETTINGS = (
@@ -40,9 +42,9 @@ SETTINGS = (
 
 
 @cache
-def linux() -> Path:
-    """The source of the default kernel, to be edited by tests that put it right again (`appended`)."""
-    found = refs.resolve(refs.DEFAULT)
+def linux(ref: str = refs.DEFAULT) -> Path:
+    """The source of a kernel, to be edited by tests that put it right again (`appended`)."""
+    found = refs.resolve(ref)
     folder = cache_dir() / "testing" / f"linux-{found.release}"
 
     def make(staging: Path) -> None:
@@ -51,14 +53,14 @@ def linux() -> Path:
     return ensure(folder, make, what="a kernel tree for tests")
 
 
-def request() -> BuildRequest:
-    return BuildRequest(linux(), profile="tiny", fragments=FRAGMENTS, settings=SETTINGS)
+def request(ref: str = refs.DEFAULT) -> BuildRequest:
+    return BuildRequest(linux(ref), profile="tiny", fragments=FRAGMENTS, settings=SETTINGS)
 
 
 @cache
-def built() -> Built:
+def built(ref: str = refs.DEFAULT) -> Built:
     """The kernel of `request`: modules, KUnit, KGDB, pstore, lkdtm, watchdogs; minutes the first time."""
-    return build(request())
+    return build(request(ref))
 
 
 @contextlib.contextmanager
@@ -72,8 +74,8 @@ def tiny() -> Iterator[Path]:
             build(request())
 
 
-def kernel() -> Kernel:
-    found = built().kernel
+def kernel(ref: str = refs.DEFAULT) -> Kernel:
+    found = built(ref).kernel
     assert found is not None
     return found
 

@@ -10,11 +10,9 @@ import pytest
 import crashing
 from kernloop.report.crash import most_severe
 from kernloop.report.engine import parse_console
-from support import ROOT
 
 ROWS = {row.name: row for row in crashing.rows()}
 LOGS = sorted(crashing.LOGS.glob("crash-*.log"))
-HARMLESS = ROOT / "tests/fixtures/harmless.txt"
 
 
 def row_of(name: str) -> crashing.Row:
@@ -35,7 +33,7 @@ def test_a_crash_made_in_a_guest_has_its_kind_and_function(name: str) -> None:
 
 
 def test_what_kernels_and_programs_say_when_all_is_well_is_no_report() -> None:
-    said = [line for line in HARMLESS.read_text().splitlines() if not line.startswith("#")]
+    said = crashing.harmless()
     for prefix in ("[    7.104200] ", "[   12.000001][    T1] ", ""):
         found = {line: crash.title for line in said for crash in parse_console(["[    0.1] x", prefix + line])}
         assert not found

@@ -118,7 +118,7 @@ _MEMORY = """
     free_large_kmalloc kmem_cache_* slab_* allocate_slab new_slab kfree kvfree vfree *kfree_skb* folio_alloc*
     filemap_alloc_folio* filemap_get_folio find_or_create_page* do_read_cache_folio read_cache_page*
     do_read_cache_page pagecache_get_page grab_cache_page_write_begin find_lock_entries truncate_inode_pages_range
-    mark_buffer_dirty* phys_addr* virt_addr_valid
+    mark_buffer_dirty* phys_addr* virt_addr_valid warn_free_bad_obj
 """
 # Copies, strings, bits, counters, trees and lists: they stumble over what they were given. lib/, include/linux.
 _LEAF = """

@@ -392,7 +392,7 @@ _MEMORY = (
         "bad-usercopy",
         "BUG: bad usercopy in {func}",
         "usercopy: Kernel memory {what:exposure|overwrite} attempt detected",
-        blame=_passing("*usercopy* check_*"),
+        blame=_passing("usercopy_* report_usercopy check_*"),
         heralds=True,
     ),
     _oops(
@@ -406,10 +406,15 @@ _MEMORY = (
     _oops(
         "bad-usercopy",
         "BUG: bad usercopy in {func}",
-        "kernel BUG at mm/usercopy.c",
-        blame=_passing("*usercopy* check_*"),
+        "kernel BUG at {mm/usercopy\\.c|usercopy_abort}",
+        blame=_passing("usercopy_* report_usercopy check_*"),
     ),
-    _oops("corrupted-list", "BUG: corrupted list in {func}", "kernel BUG at lib/list_debug.c", blame=STACK),
+    _oops(
+        "corrupted-list",
+        "BUG: corrupted list in {func}",
+        "kernel BUG at {lib/list_debug\\.c|__list_\\w+_valid_or_report}",
+        blame=STACK,
+    ),
     _oops("double-free", "BUG: Object already free", "BUG kmalloc-{..}: Object already free"),
     # mm/slub.c slab_bug(). Whose object it was is nearer to the cause than whoever found it spoilt.
     _oops(

@@ -156,7 +156,7 @@ static noinline void kl_spin_twice(void)
 static noinline void kl_soft_lockup(void)
 {
 	preempt_disable();
-	while (!kl_zero)
+	while (!kl_zero) /* here: soft_lockup */
 		cpu_relax(); /* here: soft_lockup */
 	preempt_enable();
 }
@@ -166,7 +166,7 @@ static noinline void kl_endless_reader(void)
 {
 	rcu_read_lock();
 	preempt_disable();
-	while (!kl_zero)
+	while (!kl_zero) /* here: rcu_stall */
 		cpu_relax(); /* here: rcu_stall */
 	preempt_enable();
 	rcu_read_unlock();
@@ -240,8 +240,10 @@ static noinline void kl_work(struct work_struct *work)
 
 static noinline void kl_stuck_work(struct work_struct *work)
 {
-	while (!kl_zero)
+	preempt_disable();
+	while (!kl_zero) /* here: stuck_work */
 		cpu_relax(); /* here: stuck_work */
+	preempt_enable();
 }
 
 static noinline void kl_waiting_work(struct work_struct *work)

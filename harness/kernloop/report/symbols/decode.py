@@ -219,8 +219,9 @@ def _stored(where: Located) -> Code | None:
 
 def _guilty(crash: Crash, frames: tuple[DecodedFrame, ...]) -> DecodedFrame | None:
     wanted = base_name(crash.function) if crash.function else ""
-    for frame in frames:
-        if frame.places and frame.reliable and wanted:
+    # After a jump to nowhere no frame is certain: the report took the first of them.
+    for frame in sorted(frames, key=lambda one: not one.reliable):
+        if frame.places and wanted:
             names = {base_name(frame.function), *(place.function for place in frame.places)}
             if wanted in names:
                 return frame
