@@ -215,7 +215,7 @@ def test_a_kind_is_explained_without_a_log() -> None:
     assert "likely owned by task" in done.stdout
     value = json.loads(CliRunner().invoke(app, ["report", "--explain", "kasan-read", "--json"]).stdout)
     assert value["schema"] == "kernloop.advice/1"
-    assert value["run"][0].keys() == {"why", "command"}
+    assert {"why", "command"} <= value["run"][0].keys()
     wrong = CliRunner().invoke(app, ["report", "--explain", "hang-task"])
     assert wrong.exit_code == 2
     assert "hung-task" in wrong.stderr

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +68,22 @@ def test_commands_and_settings_are_ones_that_kernloop_takes(topic: str) -> None:
         check_words(f"./kernloop {'run' if option in ('--append', '--kernel') else 'kernel build'} {one.setting}")
         if option == "--fragment":
             assert value in fragments.available()
+
+
+def test_only_a_vm_that_lives_is_asked() -> None:
+    [crash] = parse_console(
+        [
+            "[    9.0] watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [sh:7]",
+            "[    9.0] CPU: 1 UID: 0 PID: 7 Comm: sh Not tainted 7.3.4 #1",
+            "[    9.0] RIP: 0010:kl_spin+0x10/0x20",
+            "[    9.0] Call Trace:",
+            "[    9.0]  kl_ioctl+0x10/0x20",
+            "[    9.0]  do_syscall_64+0x10/0x20",
+        ]
+    )
+    assert "; then kernloop vm sysrq a 9lw" in next_step(crash, Place(vm="a"))
+    assert "; then kernloop kernel build DIR" in next_step(crash, Place("LOG"))
+    assert "vm sysrq" not in next_step(replace(crash, panicked=True), Place(vm="a"))
 
 
 def test_there_is_advice_for_what_is_no_report_as_well() -> None:

@@ -15,7 +15,7 @@ from kernloop.errors import HarnessError
 from kernloop.present.outcome import plain
 from kernloop.present.repeat import Repeat, of_run
 from kernloop.report import logfacts
-from kernloop.report.advice import Advice, Place, advice, one_line
+from kernloop.report.advice import Advice, Place, advice, next_step
 from kernloop.report.causes import causes
 from kernloop.report.crash import Crash
 from kernloop.report.frames import Frame, rip_function
@@ -70,12 +70,8 @@ class Account:
     decoded: bool
     structure: tuple[Part, ...]
     advice: Advice
+    next: str
     others: tuple[str, ...] = ()
-
-    @property
-    def next(self) -> str:
-        """What to do first, and the command for it."""
-        return one_line(self.advice)
 
 
 def account(
@@ -93,7 +89,8 @@ def account(
 
     `structure` is more of the report's own, beside `crash.details`.
     """
-    found = advice(crash, place(run, source))
+    where = place(run, source)
+    found = advice(crash, where)
     return Account(
         crash,
         run.name if run else source,
@@ -104,6 +101,7 @@ def account(
         bool(decoded),
         (*_parts(crash.details), *_parts(structure)),
         found,
+        next_step(crash, where),
         tuple(_others(crash, others)),
     )
 

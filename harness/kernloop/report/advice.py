@@ -32,7 +32,6 @@ __all__ = [
     "explain",
     "groups",
     "next_step",
-    "one_line",
     "reference",
     "topics",
 ]
@@ -40,6 +39,7 @@ __all__ = [
 # Topics that are no kind: a report that is not whole, and a machine that says nothing.
 DAMAGED, SILENT = "damaged", "silent-hang"
 _OTHER = "other"
+_ASKS = re.compile(r"kernloop vm (?:sysrq|nmi) ")
 _BLANK = re.compile(r"\{(function|kind|report|tree|vm|command)\}")
 
 
@@ -55,10 +55,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Step:
-    """A command to run, and why."""
+    """A command to run, and why. `asks`: a VM that lives answers it, and no other."""
 
     why: str
     command: str
+    asks: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def explain(topic: str, *, function: str | None = None, place: Place | None = No
         said(row["means"]),
         said(row["next"]),
         tuple(map(said, row["read"])),
-        tuple(Step(said(why), filled(command)) for why, command in row["run"]),
+        tuple(Step(said(why), filled(command), bool(_ASKS.match(command))) for why, command in row["run"]),
         tuple(Setting(setting, said(gives)) for setting, gives in row["later"]),
         tuple(row["facts"]),
         tuple(row["docs"]),
@@ -129,13 +130,11 @@ def advice(crash: Crash, place: Place | None = None) -> Advice:
 
 
 def next_step(crash: Crash, place: Place | None = None) -> str:
-    """What to look at first, and the command to run."""
-    return one_line(advice(crash, place))
-
-
-def one_line(found: Advice) -> str:
-    """What to do first, and the command for it."""
-    return f"{found.next}; then {found.run[0].command}" if found.run else found.next
+    """What to look at first, and the command to run: one that asks the VM only where there is one that lives."""
+    found = advice(crash, place)
+    lives = place is not None and bool(place.vm) and not crash.panicked
+    step = next((step for step in found.run if lives or not step.asks), None)
+    return f"{found.next}; then {step.command}" if step else found.next
 
 
 def groups() -> tuple[str, ...]:
