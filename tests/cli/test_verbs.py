@@ -20,7 +20,10 @@ from kernloop.cli.verbs import VERBS
 from support import kernloop, python_env
 
 # Libraries that take 20 ms or more to import; the second row is for talking to a guest.
-HEAVY = ("pydantic", "rich", "markdown_it", "pygments", "elftools", "zstandard", "jinja2", "junitparser")
+HEAVY = (
+    *("pydantic", "rich", "markdown_it", "pygments", "elftools", "zstandard", "jinja2", "junitparser"),
+    *("drgn", "capstone"),
+)
 GUEST = ("asyncio", "qemu", "ssl")
 
 

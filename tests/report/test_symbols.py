@@ -251,7 +251,7 @@ def test_a_function_of_another_size_means_another_build_and_nothing_is_decoded(s
 def test_another_build_id_is_told_and_nothing_is_decoded(small: Small) -> None:
     found = read_ring(small, build_id="12" * 20)
     assert found.guilty is None
-    assert f"its build-id is {small.image.build_id}, of what ran {'12' * 20}" in found.reasons[0]
+    assert f"its build-id is {small.image.build_id}, of the kernel that ran {'12' * 20}" in found.reasons[0]
     assert read_ring(small, build_id=small.image.build_id).reasons == ()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kernloop.errors import UsageError
 from kernloop.kernel import debugfiles
 from kernloop.present.logs import Log
+from kernloop.runs import read_json
 
 if TYPE_CHECKING:
     from kernloop.report.symbols import Images
@@ -27,4 +28,5 @@ def find_images(log: Log | None, vmlinux: Sequence[Path]) -> Images | None:
     # drgn, capstone and pyelftools take 0.1 s to import.
     from kernloop.report.symbols import Images
 
-    return Images(vmlinux)
+    seen = read_json(log.run / "verdict.json").get("kernel") if log and log.run else None
+    return Images(vmlinux, build_id=str((seen or {}).get("guest_build_id") or ""))

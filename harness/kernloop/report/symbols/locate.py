@@ -71,7 +71,9 @@ class Locator:
             return
         ran = self._images.build_id or self._trace.build_id
         if ran and image.build_id and ran != image.build_id:
-            self._refuse(image, f"{image.path} is another build: its build-id is {image.build_id}, of what ran {ran}")
+            self._refuse(
+                image, f"{image.path} is another build: its build-id is {image.build_id}, of the kernel that ran {ran}"
+            )
             return
         release = self._trace.release or self._images.release
         if not ran and release and not image.contains(f"Linux version {release} ".encode()):
