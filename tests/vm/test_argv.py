@@ -54,7 +54,7 @@ def test_kvm_shows_the_host_cpu() -> None:
 
 def test_a_panic_pauses_the_machine_and_nothing_reboots() -> None:
     words = argv(MachineSpec())
-    assert values(words, "-action") == ["panic=pause"]
+    assert values(words, "-action") == ["panic=pause,watchdog=pause"]
     assert "-no-reboot" in words
     assert "panic=0" in values(words, "-append")[0].split()
 
@@ -87,6 +87,11 @@ def test_the_kernels_last_words_go_to_a_file_of_the_run_that_outlives_the_machin
     words = argv(MachineSpec())
     assert values(words, "-object")[-1] == "memory-backend-file,id=erst,mem-path=/runs/a/erst,share=on,size=256K"
     assert "acpi-erst,memdev=erst" in values(words, "-device")
+
+
+def test_a_watchdog_counts_real_time_only() -> None:
+    assert "i6300esb" in values(argv(MachineSpec()), "-device")
+    assert "i6300esb" not in values(argv(MachineSpec(virtual_time=VirtualTime())), "-device")
 
 
 def test_no_channel_has_a_name_in_the_file_system() -> None:

@@ -15,8 +15,10 @@ from kernloop.report.crash import Crash
 from kernloop.report.engine import parse_console
 from kernloop.verdict import Outcome, Verdict, guest_exit_code
 from kernloop.vm.judge import judge_machine
+from kernloop.vm.kallsyms import Place
 from kernloop.vm.machine import Ended, Hello
 from kernloop.vm.session import End, Watched
+from kernloop.vm.stuck import Stuck
 
 CONSOLES = Path(__file__).parent.parent / "fixtures/console"
 KERNEL = Kernel("debian:7.3.4", "7.3.4", "", "ab12", "", Path("/x"), None, None, None, None, None)
@@ -82,6 +84,18 @@ def test_a_deadline_says_whether_the_kernel_still_lives(
     assert what in found.summary
     assert word in found.summary
     assert guest_exit_code(found.verdict, found.exit_status) == 124
+
+
+def test_what_the_watchdog_finds_is_a_hang_of_the_function_that_keeps_the_interrupts_off(run: runs.Run) -> None:
+    idle = Stuck(0, 0xFFFFFFFF81000000, True, True, False, Place("pv_native_safe_halt", 0x13, 0x20))
+    spins = Stuck(1, 0xFFFFFFFF81000100, False, False, False, Place("lkdtm_HARDLOCKUP", 0x8, 0x10))
+    found = judged(
+        run, replace(FINE, end=End.DEADLINE, status=None, answered_sysrq=False, stuck=(idle, spins), barked=30)
+    )
+    assert (found.verdict, found.function) == (Verdict.HANG, "lkdtm_HARDLOCKUP")
+    assert "watchdog" in found.summary
+    assert "CPU 1 is in lkdtm_HARDLOCKUP+0x8/0x10 with interrupts off" in found.summary
+    assert "cpus.txt" in found.next
 
 
 def test_the_panic_that_our_own_nmi_provoked_is_the_evidence_of_a_hang(run: runs.Run) -> None:

@@ -84,7 +84,8 @@ def test_the_machine_is_virtme_ngs_with_our_console_agent_and_monitor_only() -> 
 
 def test_a_panic_pauses_it_as_it_does_any_machine_of_ours() -> None:
     words = argv(MachineSpec())
-    assert values(words, "-action") == ["panic=pause"]
+    assert values(words, "-action") == ["panic=pause,watchdog=pause"]
+    assert "i6300esb" in values(words, "-device")
     assert "pvpanic-pci" in values(words, "-device")
     assert "-no-reboot" in words
     assert "panic=0" in kernel_words(MachineSpec())

@@ -52,7 +52,7 @@ def _follow(vm: client.VM, cursor: int, grep: str) -> None:
             if not alive:
                 return
             try:
-                alive = vm.wait_for("", since=cursor, timeout=30).state not in ("panicked", "stopped")
+                alive = vm.wait_for("", since=cursor, timeout=30).state not in ("panicked", "hung", "stopped")
             except HarnessError:
                 alive = False
 

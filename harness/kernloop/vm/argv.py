@@ -122,17 +122,19 @@ def qemu_argv(qemu: Path, spec: MachineSpec, kernel: Path, start: Start, channel
         "-append",
         kernel_words(spec),
         *handed_over(start),
-        *attachments(channels),
+        # Who pets it is one more task, whose turns would change the others'.
+        *attachments(channels, watchdog=spec.virtual_time is None),
         *(("-incoming", "defer") if start.incoming else ()),
     ]
 
 
-def attachments(channels: Channels) -> list[str]:
-    """What makes any machine one that can be watched: console, agent, QMP, a panic that is seen and pauses it, and a
-    place for the kernel's last words."""
+def attachments(channels: Channels, *, watchdog: bool) -> list[str]:
+    """What makes any machine one that can be watched: console, agent, QMP, a panic that is seen and pauses it, and so
+    does the end of all life in it, with `watchdog`; and a place for the kernel's last words."""
     return [
         "-action",
-        "panic=pause",
+        "panic=pause,watchdog=pause",
+        *(("-device", "i6300esb") if watchdog else ()),
         "-device",
         "pvpanic-pci",
         "-device",

@@ -112,8 +112,8 @@ class Matched:
 
 @dataclass(frozen=True)
 class VmInfo:
-    """A VM as `vm list` shows it. `state`: running, paused, panicked, starting, ending, or no answer (its supervisor or
-    QEMU hangs, or was stopped by a signal)."""
+    """A VM as `vm list` shows it. `state`: running, paused, panicked, hung, starting, ending, or no answer (its
+    supervisor or QEMU hangs, or was stopped by a signal)."""
 
     name: str
     run: Path

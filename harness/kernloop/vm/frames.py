@@ -37,6 +37,7 @@ class Kind(StrEnum):
     HOLD = "P"
     REST = "Q"
     RESTORED = "C"
+    LIFE = "L"
 
 
 @dataclass(frozen=True)

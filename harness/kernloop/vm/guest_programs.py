@@ -18,7 +18,7 @@ GUEST = Path(__file__).parent / "guest"
 
 def init() -> Path:
     """PID 1 and agent."""
-    return build("init", [GUEST / name for name in ("init.c", "handover.c", "hostroot.c", "erst.c")])
+    return build("init", [GUEST / name for name in ("init.c", "handover.c", "hostroot.c", "erst.c", "watchdog.c")])
 
 
 def build(name: str, sources: Sequence[Path], *, flags: Sequence[str] = (), libraries: Sequence[str] = ()) -> Path:

@@ -20,7 +20,7 @@ from kernloop.vm import cpio, guest_programs
 __all__ = ["Payload", "host_root", "image", "payload"]
 
 # In the order of loading. virtio_console is what everything else talks through; pvpanic reports a panic to QEMU;
-# qemu_fw_cfg tells it where the kernel's vmcoreinfo is, which dumps carry.
+# qemu_fw_cfg tells it where the kernel's vmcoreinfo is, which dumps carry; i6300esb drives QEMU's watchdog.
 _MODULES = (
     "virtio",
     "virtio_ring",
@@ -31,6 +31,8 @@ _MODULES = (
     "pvpanic",
     "pvpanic_pci",
     "qemu_fw_cfg",
+    "watchdog",
+    "i6300esb",
 )
 # What a guest needs beside to have the host's user space as its root.
 _HOST_ROOT_MODULES = ("fuse", "virtiofs", "overlay")

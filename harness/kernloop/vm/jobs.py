@@ -17,6 +17,7 @@ from kernloop.report.severity import Severity
 from kernloop.verdict import Verdict, guest_exit_code
 from kernloop.vm.machine import Job
 from kernloop.vm.session import End, Session
+from kernloop.vm.stuck import worst
 
 __all__ = ["LiveJob", "Result"]
 
@@ -128,7 +129,9 @@ class LiveJob:
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
         answers = True
-        if end is End.DEADLINE:
+        if end is End.DEADLINE and self.session.hung.is_set():
+            answers = False
+        elif end is End.DEADLINE:
             answers = await self._give_up(job)
         await self.session.console_caught_up()
         if self._failed:
@@ -167,6 +170,8 @@ class LiveJob:
             where = f" in {crash.function}" if crash and crash.function and crash.function not in what else ""
             then = f"kernloop report {session.run.id}" if crash else console
             said = replace(base, verdict=verdict, summary=what + where, next=then)
+        elif end is End.DEADLINE and session.hung.is_set():
+            said = replace(base, verdict=Verdict.HANG, summary=f"the guest hangs: {worst(session.stuck)}", next=console)
         elif end is End.DEADLINE:
             state = (
                 "the VM is paused"

@@ -13,6 +13,7 @@ from kernloop.report.severity import Severity
 from kernloop.runs import Run
 from kernloop.verdict import Evidence, KernelSeen, Outcome, Verdict
 from kernloop.vm.session import End, Watched
+from kernloop.vm.stuck import FILE, worst
 
 # unknown_nmi_panic: "Kernel panic - not syncing: NMI: Not continuing" (arch/x86/kernel/nmi.c).
 _NMI = "NMI: Not continuing"
@@ -85,8 +86,11 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
         )
     if late:
         hung = hangs.seen(run.path)
-        state = "; ".join([*([hung.summary] if hung else []), _state(watched)])
-        function = hung.function if hung else None
+        # A vCPU that keeps its interrupts off goes before what the console says.
+        guilty = worst(watched.stuck)
+        function = guilty.function if guilty and not guilty.interrupts else None
+        state = "; ".join([*([hung.summary] if hung and not function else []), _state(watched)])
+        function = function or (hung.function if hung else None)
         look = (
             f"kernloop report {run.id} --all" if watched.crashes or hung else f"kernloop runs show {run.id} --console"
         )
@@ -97,6 +101,14 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
                 summary=f"the guest's init was not up in time; {state}",
                 function=function,
                 next=look,
+            )
+        if watched.barked:
+            return replace(
+                base,
+                verdict=Verdict.HANG,
+                summary=f"the watchdog barked, nobody could pet it for {watched.barked} s; {state}",
+                function=function,
+                next=f"{run.path}/{FILE} has each CPU's stack, {look} what it said",
             )
         return replace(
             base,
@@ -124,7 +136,9 @@ def _state(watched: Watched) -> str:
         return "the kernel is alive, it answers SysRq: backtraces of CPUs and tasks are at the end of console.log"
     by_nmi = any(_NMI in crash.message for crash in watched.crashes)
     where = "backtraces by NMI are at the end of console.log" if by_nmi else "the vCPUs' registers are in registers.txt"
-    return f"the kernel does not answer SysRq, it is dead or has its interrupts off: {where}"
+    guilty = worst(watched.stuck)
+    at = f"{guilty}; " if guilty else ""
+    return f"the kernel does not answer SysRq, it is dead or has its interrupts off: {at}{where}"
 
 
 def crash_place(run: Run, crash: Crash) -> str | None:

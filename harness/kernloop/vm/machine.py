@@ -75,8 +75,8 @@ class Job:
 
 class Machine:
     """Made by `start`. `hello` is done when the guest's init is up, `ready` when it may be frozen, `panicked` when QEMU
-    saw the guest panic, `ended` when QEMU is gone, `broken` when what the guest says can no longer be taken (full disk,
-    closed stdout)."""
+    saw the guest panic, `barked` when its watchdog did what it is there for, `ended` when QEMU is gone, `broken` when
+    what the guest says can no longer be taken (full disk, closed stdout)."""
 
     def __init__(
         self,
@@ -92,6 +92,7 @@ class Machine:
         self.ended: asyncio.Future[Ended] = loop.create_future()
         self.broken: asyncio.Future[BaseException] = loop.create_future()
         self.panicked = asyncio.Event()
+        self.barked = asyncio.Event()
         self.packed_job: Job | None = None
         self.shutdown_reason: str | None = None
         self._shut_down = asyncio.Event()
@@ -106,6 +107,7 @@ class Machine:
         self._qmp: QMPClient | None = None
         self._events = EventListener()
         self._migrated: asyncio.Future[str] | None = None
+        self._life: asyncio.Future[None] = loop.create_future()
         self._rests = 0
         self._at_rest: asyncio.Future[None] | None = None
         # What is kept back while the agent is at rest, None while it is not.
@@ -248,6 +250,17 @@ class Machine:
             for frame in later:
                 self._to_agent.write(frame)
 
+    @property
+    def resting(self) -> bool:
+        """Whether the agent is at rest: it does not answer now."""
+        return self._later is not None
+
+    def ask_for_life(self) -> asyncio.Future[None]:
+        """Done when the agent has answered."""
+        self._life = asyncio.get_running_loop().create_future()
+        self._send(Kind.LIFE, 0)
+        return self._life
+
     def wake(self, *, real_time: bool) -> None:
         """Tell a restored guest the time of day (it still has its snapshot's), and give it entropy of its own."""
         now = time.time_ns() if real_time else 0
@@ -362,6 +375,10 @@ class Machine:
             if self._at_rest and frame.job == self._rests and not self._at_rest.done():
                 self._at_rest.set_result(None)
             return
+        if frame.kind is Kind.LIFE:
+            if not self._life.done():
+                self._life.set_result(None)
+            return
         if frame.kind is Kind.HELLO:
             if not self.hello.done():
                 self.hello.set_result(Hello(frame.data.decode(errors="replace"), build_id_of_notes(self._notes)))
@@ -384,12 +401,14 @@ class Machine:
             self._jobs.pop(frame.job, None)
 
     async def read_events(self) -> None:
-        """Follow QMP's events: a panic that pvpanic reports, why the machine shut down, how a migration goes."""
+        """Follow QMP's events: a panic (pvpanic), the watchdog, why the machine shut down, how a migration goes."""
         async for event in self._events:
             data = cast("dict[str, object]", event.get("data", {}))
             match event["event"]:
                 case "GUEST_PANICKED":
                     self.panicked.set()
+                case "WATCHDOG":
+                    self.barked.set()
                 case "SHUTDOWN":
                     self.shutdown_reason = str(data.get("reason"))
                     self._shut_down.set()

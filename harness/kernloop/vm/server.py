@@ -26,6 +26,7 @@ from kernloop.vm.machine import Machine
 from kernloop.vm.news import News
 from kernloop.vm.request import VmRequest
 from kernloop.vm.session import End, Session
+from kernloop.vm.stuck import FILE, worst
 
 __all__ = ["Server"]
 
@@ -38,6 +39,8 @@ _KEPT_JOBS = 256
 _VERSION_HINT = "is the client of another version of kernloop?"
 # A key waits for what the one before it prints, at the speed of a serial port.
 _SYSRQ_SECONDS = 10.0
+# The kernel does nothing any more; `hung` is what the watchdog has found.
+_OVER = ("panicked", "hung", "stopped")
 _SYSRQ_KEYS = re.compile(r"[0-9a-zA-Z]{1,16}")
 
 
@@ -105,7 +108,8 @@ class Server:
     @property
     def _state(self) -> str:
         # A command that dies of a panic may be told so before the guest is held.
-        return "panicked" if self._told != "stopped" and self.session.console.panic.is_set() else self._told
+        # The NMI that a dead kernel gets makes it panic.
+        return "panicked" if self._told not in _OVER and self.session.console.panic.is_set() else self._told
 
     async def until_over(self) -> End:
         """Serve until the VM is stopped, gone, or idle for too long. A guest that panics stays, paused."""
@@ -118,14 +122,18 @@ class Server:
             while True:
                 waits: set[asyncio.Future[Any]] = {stop, idle, session.machine.ended}
                 await asyncio.wait(waits if panic.done() else {*waits, panic}, return_when=asyncio.FIRST_COMPLETED)
-                if panic.done() and self._told != "panicked" and panic.result() is End.PANIC:
+                if panic.done() and self._told not in _OVER and panic.result() is End.PANIC:
                     await session.hold()
                     self._become("panicked")
+                if panic.done() and self._told not in _OVER and panic.result() is End.DEADLINE:
+                    await session.interrogate()
+                    await session.hold()
+                    self._become("hung")
                 if session.machine.ended.done():
                     self.why = ""
                     return End.GONE
                 if stop.done() or idle.done():
-                    return End.PANIC if self._state == "panicked" else End.COMMAND
+                    return {"panicked": End.PANIC, "hung": End.DEADLINE}.get(self._state, End.COMMAND)
         finally:
             for task in (panic, stop, idle):
                 task.cancel()
@@ -302,7 +310,7 @@ class Server:
         while True:
             news: set[asyncio.Future[Any]] = {machine.console_news.next, self._changed.next}
             late = time.monotonic() >= deadline
-            over = self._told in ("panicked", "stopped")
+            over = self._told in _OVER
             # QEMU writes what it has sent to us into the log a moment later.
             behind = not await self._logged(machine.console_bytes)
             if wanted is not None:
@@ -372,8 +380,10 @@ class Server:
         return {"state": self._state}
 
     async def _resume(self) -> dict[str, Any]:
-        if self._state == "panicked":
-            raise UsageError("the kernel has panicked: nothing would go on", hint="kernloop vm dump, then vm stop")
+        if self._state in ("panicked", "hung"):
+            raise UsageError(
+                f"the kernel has {self._state}: nothing would go on", hint="kernloop vm dump, then vm stop"
+            )
         async with self._alone("resuming it"):
             await self.session.machine.qmp("cont")
             self._become("running")
@@ -442,6 +452,11 @@ class Server:
             raise HarnessError(
                 f"the kernel of {self.request.name} has panicked" + (f": {crashes[-1].title}" if crashes else ""),
                 hint=f"kernloop vm console {self.request.name}; vm dump; then vm stop",
+            )
+        if self._state == "hung":
+            raise HarnessError(
+                f"the kernel of {self.request.name} hangs: {worst(self.session.stuck)}",
+                hint=f"{self.session.run.path}/{FILE}; vm dump; then vm stop",
             )
         if self._state != "running":
             raise UsageError(f"{self.request.name} is {self._state}", hint=f"kernloop vm resume {self.request.name}")

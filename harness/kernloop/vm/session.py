@@ -24,12 +24,13 @@ from kernloop.kernel import debugfiles
 from kernloop.report.crash import Crash
 from kernloop.runs import Run
 from kernloop.vm import machine as machines
-from kernloop.vm import order, pstore, recipe, snapshots
+from kernloop.vm import order, pstore, recipe, snapshots, watchdog
 from kernloop.vm.argv import Start, kernel_words
 from kernloop.vm.console import Console
 from kernloop.vm.guest import Guest
 from kernloop.vm.machine import Ended, Hello, Job, Machine
 from kernloop.vm.pstore import Kept
+from kernloop.vm.stuck import Stuck, in_debugger, look
 
 if TYPE_CHECKING:
     from kernloop.vm.vng import HostRoot
@@ -86,8 +87,9 @@ class Command:
 class Watched:
     """The facts of a run. `status` is the command's exit code (negative: a signal), a str why it did not start.
 
-    `answered_sysrq` is for hangs: True when the kernel still reacts. `init_said` is the last complaint of our init.
-    `times` holds seconds: `boot` (none when a snapshot was there), `restore` and `command`.
+    `answered_sysrq` is for hangs: True when the kernel still reacts; `stuck` are the vCPUs of one that does not,
+    `barked` the watchdog's seconds when it found it. `init_said` is the last complaint of our init. `times` holds
+    seconds: `boot` (none when a snapshot was there), `restore` and `command`. `kept` is what pstore has.
     """
 
     end: End
@@ -101,6 +103,8 @@ class Watched:
     console_sha256: str
     times: Mapping[str, float]
     kept: Kept = field(default_factory=Kept)
+    stuck: tuple[Stuck, ...] = ()
+    barked: int = 0
 
 
 class Session:
@@ -121,6 +125,10 @@ class Session:
         self.failed: End | None = None
         # Whether a user has stopped the vCPUs.
         self.paused = False
+        # The watchdog has found the guest dead; where its vCPUs were, in any hang that nobody answers in.
+        self.hung = asyncio.Event()
+        self.stuck: tuple[Stuck, ...] = ()
+        self._answered: bool | None = None
 
     async def up(self) -> End:
         """Wait until the guest's init has said hello: End.COMMAND, or what came instead."""
@@ -134,11 +142,14 @@ class Session:
         return end
 
     async def first(self, goal: asyncio.Future[Any], seconds: float, late: End) -> End:
-        """What is first: `goal`, the end of QEMU, a panic, the deadline. A crash outranks what it brings about."""
+        """What is first: `goal`, the end of QEMU, a panic, the deadline. A crash outranks what it brings about.
+
+        A guest that the watchdog has found dead will not meet the deadline: it counts as passed.
+        """
         machine = self.machine
-        panic = asyncio.create_task(self._panicked())
+        panic, hung = asyncio.create_task(self._panicked()), asyncio.create_task(self.hung.wait())
         try:
-            signs: set[asyncio.Future[Any]] = {goal, machine.ended, machine.broken, panic}
+            signs: set[asyncio.Future[Any]] = {goal, machine.ended, machine.broken, panic, hung}
             done, _ = await asyncio.wait(signs, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if machine.broken.done():
                 raise machine.broken.result()
@@ -147,9 +158,10 @@ class Session:
                 return End.PANIC
             if goal in done:
                 return End.COMMAND
-            return End.GONE if done else late
+            return End.GONE if done - {hung} else late
         finally:
             panic.cancel()
+            hung.cancel()
 
     async def console_caught_up(self) -> None:
         """What the guest has printed by now has been read: QEMU puts it into the log after it was sent to us."""
@@ -184,13 +196,38 @@ class Session:
         self.run.note("sysrq-answered" if answered else "sysrq-silent")
         return answered
 
+    async def guard(self) -> None:
+        """Hear the watchdog, as long as the machine lives; `hung` is set when it is right."""
+        machine = self.machine
+        while not self.hung.is_set():
+            await machine.barked.wait()
+            machine.barked.clear()
+            self.run.note("watchdog")
+            # A guest that is being saved goes on by itself; one that its user holds is not asked.
+            if self.paused or machine.resting:
+                continue
+            with contextlib.suppress(HarnessError):
+                if await watchdog.lives(machine):
+                    self.run.note("watchdog-wrong")
+                    continue
+                await self._look()
+                if in_debugger(self.stuck):
+                    self.run.note("watchdog-wrong", why="the guest's own debugger holds it")
+                    self.stuck = ()
+                    await machine.qmp("cont")
+                    continue
+                self.hung.set()
+
     async def interrogate(self) -> bool:
-        """What a hung guest can still say: `backtraces`; if it says nothing, the vCPUs' registers as QEMU sees them and
-        an NMI that makes it panic with a backtrace. Returns whether it answered SysRq."""
-        answered = await self.backtraces()
+        """What a hung guest can still say: `backtraces`; if it says nothing, the vCPUs' registers and stacks as QEMU
+        sees them and an NMI that makes it panic with a backtrace. Returns whether it answered SysRq."""
+        answered = self._answered = await self.backtraces()
         with contextlib.suppress(HarnessError):
-            registers = await self.machine.qmp("human-monitor-command", {"command-line": "info registers -a"})
-            (self.run.path / "registers.txt").write_text(str(registers))
+            if answered:
+                registers = await self.machine.qmp("human-monitor-command", {"command-line": "info registers -a"})
+                (self.run.path / "registers.txt").write_text(str(registers))
+            elif not self.stuck:
+                await self._look()
         if not answered:
             self.run.note("nmi")
             with contextlib.suppress(HarnessError):
@@ -199,6 +236,14 @@ class Session:
         with contextlib.suppress(HarnessError):
             await self._keep_log()
         return answered
+
+    # The guest goes on afterwards: it may still take an NMI.
+    async def _look(self) -> None:
+        try:
+            self.stuck = await look(self.machine, self.run.path)
+            self.run.note("looked", cpus=[str(cpu) for cpu in self.stuck])
+        finally:
+            await self.machine.qmp("cont")
 
     # When a guest is let go on is the host's time: none in virtual time.
     async def _keep_log(self) -> None:
@@ -218,11 +263,13 @@ class Session:
             self.console.finish(),
             machine.ended.result() if machine.ended.done() else None,
             machine.shutdown_reason,
-            answered,
+            self._answered if answered is None else answered,
             self.console.init_said,
             _digest(self.run.path / "console.log"),
             {name: round(t, 3) for name, t in self.times.items()},
             pstore.collect(self.run.path, over=machine.ended.done()),
+            self.stuck,
+            watchdog.seconds(self.guest.spec.append) if self.hung.is_set() else 0,
         )
 
     # From the console or from pvpanic; then until either says that all is printed.
@@ -344,8 +391,9 @@ async def hosted(guest: Guest, root: HostRoot, run: Run) -> AsyncIterator[Sessio
     began = run.elapsed
     async with machines.start(root.argv, run.path, console.feed, inherit=root.inherit) as machine:
         run.note("qemu-started", pid=machine.pid)
-        yield Session(guest, machine, console, run, began=began, printed=0, restored=False)
-        await _last_look(machine, run)
+        session = Session(guest, machine, console, run, began=began, printed=0, restored=False)
+        async with _guarded(session):
+            yield session
 
 
 async def watch(
@@ -401,15 +449,23 @@ async def _started(guest: Guest, start: Start, run: Run, console: Console) -> As
     argv = partial(guest.argv, start)
     async with machines.start(argv, run.path, console.feed, env=env) as machine:
         run.note("qemu-started", pid=machine.pid)
-        yield Session(guest, machine, console, run, began=began, printed=printed, restored=start.incoming)
-        await _last_look(machine, run)
+        session = Session(guest, machine, console, run, began=began, printed=printed, restored=start.incoming)
+        async with _guarded(session):
+            yield session
 
 
-# What only the guest's memory holds goes with it.
-async def _last_look(machine: Machine, run: Run) -> None:
-    if not machine.ended.done():
-        with contextlib.suppress(HarnessError):
-            await pstore.save_ramoops(machine, run.path)
+# The watchdog is heard in the block; what only the guest's memory holds is saved at its end.
+@contextlib.asynccontextmanager
+async def _guarded(session: Session) -> AsyncIterator[None]:
+    guard = asyncio.create_task(session.guard())
+    try:
+        yield
+        if not session.machine.ended.done():
+            with contextlib.suppress(HarnessError):
+                await pstore.save_ramoops(session.machine, session.run.path)
+    finally:
+        guard.cancel()
+        await asyncio.gather(guard, return_exceptions=True)
 
 
 # Whether somebody ended QEMU: that says nothing about the snapshot. QMP may be gone a moment before its process is.

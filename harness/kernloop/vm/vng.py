@@ -122,7 +122,7 @@ def qemu_argv(
             argv += [option, "host" if kvm else value]
         elif not _is_terminal(option, value):
             argv += [option, *([_by_descriptor(value, sockets)] if value else [])]
-    return [*argv, *handed_over(start), *attachments(channels)]
+    return [*argv, *handed_over(start), *attachments(channels, watchdog=True)]
 
 
 def virtiofsd_argv(daemon: Path, words: Sequence[str], listener: int, share: Share) -> list[str]:

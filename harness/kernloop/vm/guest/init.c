@@ -9,11 +9,12 @@
  *   guest -> host   H the release, N the notes of /sys/kernel/notes, O stdout, E stderr, X the wait status (i32),
  *                   F why a job could not start, T how many bytes of stdin it took (u32),
  *                   Z ready to be frozen (see handover.c); the restored machine then says H,
- *                   Q the answer to Q, with its number
+ *                   Q the answer to Q, with its number, L to L
  *   host -> guest   R run (see start_job), I stdin (empty: end of file), K a signal number (i32), S power off,
  *                   P whether to keep the output of a job waiting (one byte), since nobody takes it now,
  *                   Q be at rest: nothing is sent or done until the next frame, so that a machine saved meanwhile
  *                   is saved between two frames in either direction; C is the next one, there and here,
+ *                   L does the agent live? (the watchdog says it does not, see watchdog.c)
  *                   C after a restore: the time of day in nanoseconds (u64, 0: as it is) and 64 bytes of entropy;
  *                   answered with N and H
  *
@@ -53,6 +54,7 @@
 #include "erst.h"
 #include "handover.h"
 #include "hostroot.h"
+#include "watchdog.h"
 
 #define PORT_NAME "kernloop"
 #define JOBS_MAX 64
@@ -521,6 +523,10 @@ static void handle_frame(void)
 		send_frame('Q', header.job, "", 0);
 		handle_frame();
 		break;
+	case 'L':
+		watch_again();
+		send_frame('L', 0, "", 0);
+		break;
 	case 'C':
 		restored(payload, header.len);
 		break;
@@ -579,6 +585,7 @@ int main(void)
 	sigprocmask(SIG_BLOCK, &child, NULL);
 	child_fd = signalfd(-1, &child, SFD_CLOEXEC);
 	open_port();
+	watch_over();
 	remember_erst();
 	freeze(say_ready);
 	revive_erst();
