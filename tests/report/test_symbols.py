@@ -28,6 +28,10 @@ _LINK = (
     *("-nostdlib", "-static", "-no-pie", "-Wl,-e,start_kernel"),
     *("-Wl,-Ttext=0xffffffff81000000", "-Wl,--build-id=sha1"),
 )
+_KASAN = (
+    *("-fsanitize=kernel-address", "-fasan-shadow-offset=0xdffffc0000000000"),
+    *("--param=asan-instrumentation-with-call-threshold=1000", "--param=asan-globals=0", "--param=asan-stack=0"),
+)
 # mov 0x5a8(%reg),%reg: the member that kl_read() and kl_found() fault on.
 _LOAD = re.compile(rb"\x48\x8b([\x80-\xbf])\xa8\x05\x00\x00")
 _REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")  # as x86 numbers them
@@ -65,12 +69,18 @@ def gcc(tree: Path, output: Path, *words: str | Path) -> None:
     subprocess.run(["gcc", *_COMPILE, "-I", tree / "include", "-o", output, *words], check=True, timeout=60)
 
 
+def build(tree: Path, vmlinux: Path) -> None:
+    checked = vmlinux.with_suffix(".checked.o")
+    gcc(tree, checked, "-c", *_KASAN, tree / "drivers/checked.c")
+    gcc(tree, vmlinux, *_LINK, checked, *(file for file in sorted(tree.rglob("*.c")) if file.name != "checked.c"))
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     folder = tmp_path_factory.mktemp("small")
     tree = Path(shutil.copytree(SMALL, folder / "tree"))
     vmlinux = folder / "vmlinux"
-    gcc(tree, vmlinux, *_LINK, *sorted(tree.rglob("*.c")))
+    build(tree, vmlinux)
     return Small(tree, vmlinux, Image(vmlinux))
 
 
@@ -177,6 +187,31 @@ def test_a_poisoned_pointer_is_told_by_the_kernel_s_name(small: Small) -> None:
     assert words in found.notes[0].text
 
 
+def test_a_null_pointer_that_kasan_found_by_its_shadow_is_named(small: Small) -> None:
+    code = small.code("kl_checked")
+    check = re.compile(rb"\x80\x3c([\x00-\x3f])\x00")  # cmpb $0x0,(base,index,1)
+    second = list(check.finditer(code))[1]
+    pair = {_REGISTERS[second[1][0] & 7], _REGISTERS[second[1][0] >> 3 & 7]}
+    shadow, offset = 0xDFFFFC0000000000, 0x5A8
+    for constant in sorted(pair):
+        (other,) = pair - {constant}
+        values = {constant: shadow, other: offset >> 3}
+        lines = oops(small, "kl_checked", second.start(), fault=shadow + (offset >> 3), **values)
+        lines[0] = (
+            f"Oops: general protection fault, probably for non-canonical address {shadow + (offset >> 3):#x}: 0000"
+        )
+        lines.insert(1, "KASAN: null-ptr-deref in range [0x00000000000005a8-0x00000000000005af]")
+        found = decode(crash("kl_checked", "general-protection-fault"), lines, Images([small.vmlinux]))
+        assert str(found.guilty) == f"drivers/checked.c:{small.line('drivers/checked.c', 'faults on the shadow')}"
+        if any("is NULL" in note.text for note in found.notes):
+            note = found.notes[0]
+            assert note.text == "`holder->ring` is NULL; the access is to its member used"
+            break
+    else:
+        raise AssertionError(found.notes)
+    assert any("the access was to 0x5a8 to 0x5af" in note.text for note in found.notes)
+
+
 def test_a_call_of_a_null_function_pointer_names_the_pointer(small: Small) -> None:
     call = small.code("kl_open").index(bytes.fromhex("ff 50 08")) + 3
     lines = [
@@ -274,7 +309,7 @@ def test_bare_addresses_need_the_kernel_s_offset(small: Small) -> None:
 def test_source_that_is_not_here_or_changed_is_told(small: Small, tmp_path: Path) -> None:
     tree = Path(shutil.copytree(small.tree, tmp_path / "gone"))
     vmlinux = tmp_path / "vmlinux"
-    gcc(tree, vmlinux, *_LINK, *sorted(tree.rglob("*.c")))
+    build(tree, vmlinux)
     lines = ["Call Trace:", f" {small.frame('kl_open', 9)}"]
     images = Images([vmlinux])
     (tree / "drivers/ring.c").write_text("int nothing;\n" * 100)

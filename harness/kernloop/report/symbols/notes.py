@@ -48,7 +48,8 @@ def fault_notes(trace: Trace, insn: capstone.CsInsn, function: Function, line: s
         address = (value + scaled + op.mem.disp) & _MASK
         if trace.fault not in (None, address) and not _KASAN_SHADOW <= address < _KASAN_SHADOW + (1 << 48):
             continue  # another operand's, or a page crossed
-        if value == _KASAN_SHADOW or trace.registers.get(index) == _KASAN_SHADOW:
+        if _KASAN_SHADOW in (value, trace.registers.get(index)):
+            yield from _shadowed(trace, index if value == _KASAN_SHADOW else base, insn, function)
             continue
         origin, distance = function.origin(base, insn.address), (address - value) & _MASK
         if index and origin is None and op.mem.scale == 1:
@@ -62,6 +63,16 @@ def fault_notes(trace: Trace, insn: capstone.CsInsn, function: Function, line: s
         if origin is None and not is_null(value) and not meaning(value):
             continue  # an ordinary address of nobody knows what
         yield _about(origin, base, value, distance, op.size, insn.address, function, line)
+
+
+# KASAN looks at the shadow of an address before the access, and with a null pointer faults there.
+def _shadowed(trace: Trace, register: str, insn: capstone.CsInsn, function: Function) -> Iterator[Note]:
+    origin = function.origin(register, insn.address, shadow=True) if register else None
+    if origin is None or trace.low is None or not is_null(trace.low):
+        return
+    pointer, arrow, member = origin.text.removeprefix("&").rpartition("->")
+    if arrow and origin.text.startswith("&"):
+        yield Note(register, trace.low, f"`{pointer}` is NULL; the access is to its member {member}", origin.certain)
 
 
 def call_note(caller: Located, function: Function) -> Note | None:

@@ -40,13 +40,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Value:
-    """What a register holds: what `register` held at `address`, after loads at these offsets, plus `add`."""
+    """What a register holds: what `register` held at `address`, after loads at these offsets, plus `add`.
+
+    `shadow`: the address of KASAN's byte for it (`kasan_mem_to_shadow()`, include/linux/kasan.h: shifted by 3).
+    """
 
     register: str
     address: int
     loads: tuple[int, ...] = ()
     add: int = 0
     certain: bool = True
+    shadow: bool = False
 
 
 class Function:
@@ -71,9 +75,9 @@ class Function:
         """The instruction that ends where `address` is: the call of a return address."""
         return next((insn for insn in self._instructions if insn.address + insn.size == address), None)
 
-    def origin(self, register: str, address: int) -> Origin | None:
-        """What `register` holds when the instruction at `address` begins."""
-        value = Value(full_name(register), address)
+    def origin(self, register: str, address: int, *, shadow: bool = False) -> Origin | None:
+        """What `register` holds when the instruction at `address` begins, or what its `shadow` address there is of."""
+        value = Value(full_name(register), address, shadow=shadow)
         for _ in range(_MAX_STEPS):
             if found := self._named(value):
                 return found
@@ -87,6 +91,8 @@ class Function:
 
     # The value by the variable that is in the register there.
     def _named(self, value: Value) -> Origin | None:
+        if value.shadow:
+            return None
         for variable in self.dwarf.in_register(value.address, value.register):
             if found := self._applied(Origin(variable.name, variable.type, value.certain), value):
                 return found
@@ -136,11 +142,15 @@ class Function:
             return value
         operands = insn.operands
         name = insn.mnemonic
+        if value.shadow and name.startswith("shr") and operands[0].type == x86.X86_OP_IMM and operands[0].imm == 3:
+            return replace(value, shadow=False)
         if len(operands) != 2 or operands[1].type != x86.X86_OP_REG or operands[1].size != 8:
             return None  # AT&T: the second operand is the one that is written
         source = operands[0]
         if name.startswith("mov") and source.type == x86.X86_OP_REG:
             return replace(value, register=full_name(insn.reg_name(source.reg)))
+        if value.shadow:
+            return None
         if name.startswith("mov") and source.type == x86.X86_OP_MEM:
             return self._loaded(value, insn, source.mem)
         if name.startswith("lea") and source.type == x86.X86_OP_MEM and source.mem.base and not source.mem.index:
