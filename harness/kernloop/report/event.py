@@ -219,9 +219,12 @@ class Event:
             found = replace(analyse(likely), corrupted=found.corrupted)
         row = found.row or self.row
         function, title, kind = found.function, found.title, found.kind
+        more = details(kind, self.text)
         if row.severity is Severity.EJECTED:
             words = {"what": "", "reason": ""} | {name: text for name, text in found.groups if text}
             function, title = None, row.title.format(**words)
+        elif kind == "workqueue-lockup" and more and (running := [work for work in more.works if work.running]):
+            function = running[0].function  # the trace is the watchdog's
         elif function is None and not row.needs and (not found.corrupted or row.severity is Severity.PANIC):
             function = guilty([self.rip] if self.rip else []) or guilty(self.frames)
         return Crash(
@@ -246,7 +249,7 @@ class Event:
             self.tainted,
             self.start_byte,
             self.end_byte,
-            details(kind, self.text),
+            more,
         )
 
 
