@@ -72,7 +72,8 @@ def test_the_architecture_is_that_of_its_registers() -> None:
     [
         (0xDEAD000000000100, "LIST_POISON1"),
         (0xDEAD000000000122, "LIST_POISON2"),
-        (0xDEAD000000000130, "LIST_POISON2: `prev` (`pprev`) of a list entry that was already deleted, plus 0xe"),
+        (0xDEAD000000000130, "LIST_POISON1 +0x30 or LIST_POISON2 +0xe"),
+        (0xDEAD0000000000E0, "LIST_POISON1 -0x20 or LIST_POISON2 -0x42"),
         (0x6B6B6B6B6B6B6B6B, "POISON_FREE"),
         (0xA56B6B6B6B6B6B6B, "last word of a freed slab object"),
         (0x5A5A5A5A5A5A5A5A, "POISON_INUSE"),
@@ -154,6 +155,13 @@ def test_the_null_register_is_told_without_a_vmlinux() -> None:
     note = decode(CRASH, lines, Images([])).notes[0]
     assert (note.subject, note.value) == ("rax", 0)
     assert "is NULL; the instruction accesses 0x5a8 bytes behind it" in note.text
+
+
+def test_of_an_error_in_a_pointer_the_address_alone_does_not_tell_which() -> None:
+    note = decode(CRASH, ["BUG: unable to handle page fault for address: fffffffffffffffc"], Images([])).notes[0]
+    assert not note.certain
+    assert "ENOMEM" not in note.text
+    assert "plus a member's offset" in note.text
 
 
 def test_the_whole_name_of_each_part_of_a_register() -> None:

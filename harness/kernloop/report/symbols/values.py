@@ -29,6 +29,7 @@ _POINTERS = {
     0x1091: "IO_URING_PTR_POISON",
     0xD390: "STACK_DEPOT_POISON",
 }
+_LISTS = (0x100, 0x122)
 _BYTES = {
     0x6B: "POISON_FREE: slab memory that was freed",
     0x5A: "POISON_INUSE: slab memory that was allocated and never written",
@@ -84,7 +85,8 @@ def meaning(value: int, machine: str = "EM_X86_64") -> str:
     if is_null(value):
         return ""
     if word := is_error(value):
-        return f"the error {word} in a pointer, which was not tested by IS_ERR()"
+        also = ", or simply -1" if value == _ALL else ""
+        return f"the error {word} in a pointer that was not tested by IS_ERR(){also}"
     return poison(value) or _KASAN_SHADOW.get(value, "") or _impossible(value, machine)
 
 
@@ -93,10 +95,10 @@ def poison(value: int) -> str:
     for offset, words in _POINTERS.items():
         if value == _DELTA + offset:
             return words
-    if value >> 48 == 0xDEAD and value < _DELTA + _PAGE * 2:
-        near = max((offset for offset in (0x100, 0x122) if offset <= value - _DELTA), default=None)
-        if near is not None:
-            return f"{_POINTERS[near]}, plus {value - _DELTA - near:#x}"
+    if 0 < value - _DELTA < _PAGE:
+        # A member of what such a pointer points to, or (container_of()) what it is a member of: either may be meant.
+        first, second = (f"{value - _DELTA - poison:+#x}" for poison in _LISTS)
+        return f"LIST_POISON1 {first} or LIST_POISON2 {second}: through a list entry that was already deleted"
     for byte, words in _BYTES.items():
         whole = int.from_bytes(bytes([byte]) * 8, "big")
         if 0 <= value - whole < _PAGE:
