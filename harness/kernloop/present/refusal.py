@@ -8,11 +8,14 @@ from typing import Any
 
 from kernloop.present.logs import Log
 from kernloop.report.verifier import Rejection
+from kernloop.report.verifier_facts import clip
 from kernloop.report.verifier_scan import find_rejection
 
 __all__ = ["KIND", "next_step", "refusal_object", "refused"]
 
 KIND = "verifier"
+# The cause says most of it already.
+_MOST_REASON = 160
 
 
 def refused(log: Log) -> Rejection | None:
@@ -47,7 +50,7 @@ def refusal_object(found: Rejection) -> dict[str, Any]:
             "instruction": found.instruction or None,
             "registers": list(found.registers),
             "processed_insns": found.insns_processed,
-            "kernel_says": found.reason or None,
+            "kernel_says": clip(found.reason, _MOST_REASON) or None,
         },
     }
 

@@ -13,7 +13,7 @@ from .verifier_log import Log, Source, insn_of, source_of
 from .verifier_trace import Step, Trace, follow, last_insn, path_back, source_before
 from .verifier_words import in_words, limits
 
-__all__ = ["Facts", "facts", "fill"]
+__all__ = ["Facts", "clip", "facts", "fill"]
 
 _CALL = re.compile(r"\([0-9a-f]{2}\) call (?P<name>[A-Za-z_]\w*)#")
 _ADDED = re.compile(r"\([0-9a-f]{2}\) [rw]\d+ [-+]= [rw](?P<src>\d+)$")

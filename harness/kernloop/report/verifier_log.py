@@ -44,7 +44,8 @@ _NARRATION = re.compile(
     |mark_precise|force_precise
     |libbpf:|--\s|func\ '.*'\ arg\d+\ (?:has\ btf_id|type\ )|[Ff]unc\#\d+\s
     |arg\#\d+\ reference\ type\(.*\)\ size\ cannot|Validating\ |[Ll]ive\ regs|caller:|callee:|returning\ from\ callee
-    |to\ caller\ at|last_idx\ |regs=|parent\ (?:state|didn't)|verification\ time|stack\ depth|max_states|propagating\s
+    |to\ caller\ at|last_idx\ |regs=|parent\ (?:state|didn't)|verification\ time
+    |stack\ depth\ (?:max\ )?[\d+]+$|max_states|propagating\s
     |frame\ \d+:\ propagating|\(\.\.\.\)|Instruction\ |BPF_EXIT\ instruction\ in\ main\ prog\ would\ lead\ to
     |Caller\ passes\ invalid\ args|subprog\#?\s?\d+|topo_order|SCC\ |stack\ use/def|load:\ |marking\ pointer\ arg
     |CO-RE\ relocating|processed\ \d|Cannot\ find\ btf\ of\ tracepoint|signature\ verification\ passed)""",
