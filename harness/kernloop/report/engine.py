@@ -189,9 +189,12 @@ class ConsoleParser:
                 self._close(event)
             return
         if text.strip():
-            event.end, event.end_byte, event.foreign = self._number, self._offset, 0
+            event.end, event.end_byte = self._number, self._offset
             event.lines.append(text)
-        if event.tail is not None:
+        if event.tail is None:
+            event.foreign = 0
+        else:
+            # Behind the end what looks like a part of a report keeps it open no longer: a boot's lines do as well.
             event.tail -= 1
         if _END.match(text):
             event.tail = _TAIL_LINES
