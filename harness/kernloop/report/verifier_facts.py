@@ -22,7 +22,7 @@ _ACCESS = re.compile(r"\*\([us]\d+ \*\)\(r(\d+) [-+]")
 # Arguments are 8 bytes each (tools/lib/bpf/bpf_tracing.h, BPF_PROG); BPF_STRUCT_OPS is sched_ext's name for it.
 _ARGUMENT = re.compile(r"= \*\(u\d+ \*\)\(r(\d+) \+(\d{1,3})\)$")
 _PARAMETERS = re.compile(r"BPF_(?:PROG|STRUCT_OPS\w*)\((.*)\)")
-_LAST_WORD = re.compile(r"(\w+)\s*$")
+_LAST_WORD = re.compile(r"(?<!\w)(\w+)\s*$")
 _ASSIGNS = re.compile(r"(?:^|[\s*(])(?P<var>[A-Za-z_]\w*)\s*=(?!=)")
 _GOT = re.compile(r"smin=(-?\d+) smax=(-?\d+)")
 _PART = re.compile(r"\[([^\[\]]+)\]")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ..frames import base_name
 from .decoded import Excerpt, Location, SourceLine
 
 __all__ = ["Tree"]
@@ -18,7 +19,6 @@ _BEFORE, _AFTER = 4, 3
 _MAX_FUNCTION = 1500
 _MAX_FILE = 8 << 20
 _SYSCALL = re.compile(r"^__(?:do|se|x64|ia32|arm64|riscv)_(?:compat_)?sys_")
-_TAIL = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*|\.\d+)+$")
 
 
 class Tree:
@@ -80,7 +80,7 @@ def _read(path: Path) -> tuple[str, ...] | None:
 
 
 def _doubt(path: Path, text: tuple[str, ...], place: Location, built: float | None) -> str:
-    name = _SYSCALL.sub("", _TAIL.sub("", place.function))
+    name = _SYSCALL.sub("", base_name(place.function))
     above = text[max(0, place.line - _MAX_FUNCTION) : place.line]
     if not any(name in line for line in above):
         return f"{path} does not name {name} above line {place.line}: made by a macro, or another version of the file"
