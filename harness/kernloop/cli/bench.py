@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kernloop.cli.bench_report import report
 from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError
 from kernloop.host.about import about
@@ -22,6 +23,7 @@ SCHEMA = "kernloop.bench-vm/1"
 _BUILD = "kernloop.bench-build/1"
 
 app = typer.Typer(help="How long things take here.", no_args_is_help=True)
+app.command()(report)
 
 
 @app.command()

@@ -46,7 +46,7 @@ class Figures:
         self.cpu.append(taken[1])
 
 
-def chosen(names: Sequence[str], measures: Mapping[str, Measure]) -> list[str]:
+def chosen(names: Sequence[str], measures: Mapping[str, object]) -> list[str]:
     """`names`, each of them one of `measures`. Raises UsageError."""
     for name in names:
         if name not in measures:
