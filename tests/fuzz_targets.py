@@ -19,6 +19,7 @@ from kernloop.report.advice import next_step
 from kernloop.report.crash import Crash
 from kernloop.report.engine import parse_console
 from kernloop.report.frames import parse_frame, rip_function
+from kernloop.report.hang import hang
 from kernloop.report.lines import read_line
 from kernloop.report.oops_table import HEADERS, match_header, may_hold_header
 from kernloop.report.scan import ConsoleScanner, scan
@@ -107,6 +108,14 @@ def scx_exit(data: bytes) -> None:
         assert scx_dump.explain_placement(task)
 
 
+def hung(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    found = hang(text.split("\n"), registers=text, symbol=hex)
+    assert found is None or found.summary
+    said = {cpu.cpu for cpu in found.cpus} if found else set()
+    assert not said or len(said) == len(found.cpus if found else ())
+
+
 def ktap_stream(data: bytes) -> None:
     lines = data.decode("utf-8", "replace").split("\n")
     parser = ktap.KtapParser()
@@ -159,6 +168,7 @@ _COMPILER = (
     "In file included from ",
 )
 _PREFIXES = ("[    7.123456] ", "[    7.123456][   T42] ", "[    7.123456][    C1] ", "<4>", "---[ end trace ")
+_HANG = ("sysrq: Show State", "NMI backtrace for cpu 1", "task:kl state:D pid:7 ", "</IRQ>", "1 lock held by kl/7:")
 _TRACE = ("Call Trace:", " <TASK>", " kl_f+0x1/0x2", "RIP: 0010:kl_f+0x1/0x2", "? ", "Modules linked in: ")
 
 TARGETS: dict[str, Target] = {
@@ -166,6 +176,7 @@ TARGETS: dict[str, Target] = {
     "line": Target(one_line, _single_lines, (*_PREFIXES, *_TRACE, "\x1b[0;1m", "** 3 printk messages dropped ** ")),
     "verifier": Target(verifier_log, _ends("verifier/*/*"), ("processed ", "-- BEGIN PROG LOAD LOG --", "R1_w=", "; ")),
     "scx": Target(scx_exit, _ends("scx/*.log"), ("DEBUG DUMP", "EXIT: ", "CPU 0 : ", "dsq_id=", "sched_ext: ")),
+    "hang": Target(hung, _ends("hang/*"), (*_HANG, *_TRACE)),
     "ktap": Target(ktap_stream, _ends("ktap/*.log"), _KTAP),
     "compiler": Target(compiler_output, _ends("compiler/*.txt"), _COMPILER),
 }
