@@ -20,7 +20,7 @@ from .locate import Located
 from .members import members_at, pointed, pointer, type_name
 from .origin import Function, Origin, full_name
 from .printed import Trace
-from .values import is_error, is_null, meaning, poison
+from .values import beside_poison, is_error, is_null, meaning, poison
 
 __all__ = ["call_note", "fault_notes", "plain_notes"]
 
@@ -102,7 +102,7 @@ def plain_notes(trace: Trace, machine: str, said: Sequence[Note]) -> Iterator[No
         text = f"KASAN: {trace.range_kind}; the access was to {trace.low:#x} to {trace.high:#x}"
         yield Note("address", trace.low, f"{text}, the faulting address is that of its shadow")
     elif trace.fault is not None and not said:
-        words = meaning(trace.fault, machine)
+        words = beside_poison(trace.fault) or meaning(trace.fault, machine)
         if is_error(trace.fault):
             # The address is the pointer plus the member's offset: which error it was cannot be told from it.
             text = "an error in a pointer (IS_ERR()) or another small negative number, plus a member's offset"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-__all__ = ["is_error", "is_null", "meaning", "poison"]
+__all__ = ["beside_poison", "is_error", "is_null", "meaning", "poison"]
 
 _ALL = (1 << 64) - 1
 _PAGE = 0x1000
@@ -95,10 +95,8 @@ def poison(value: int) -> str:
     for offset, words in _POINTERS.items():
         if value == _DELTA + offset:
             return words
-    if 0 < value - _DELTA < _PAGE:
-        # A member of what such a pointer points to, or (container_of()) what it is a member of: either may be meant.
-        first, second = (f"{value - _DELTA - poison:+#x}" for poison in _LISTS)
-        return f"LIST_POISON1 {first} or LIST_POISON2 {second}: through a list entry that was already deleted"
+    if near := beside_poison(value):
+        return near
     for byte, words in _BYTES.items():
         whole = int.from_bytes(bytes([byte]) * 8, "big")
         if 0 <= value - whole < _PAGE:
@@ -107,6 +105,18 @@ def poison(value: int) -> str:
     if value >> 56 == 0xA5 and value & (1 << 56) - 1 == 0x6B6B6B6B6B6B6B:
         return "POISON_FREE and POISON_END: the last word of a freed slab object"
     return ""
+
+
+def beside_poison(value: int) -> str:
+    """What an address is that a poisoned pointer leads to, member's offset and all; empty for others."""
+    if not 0 <= value - _DELTA < _PAGE:
+        return ""
+    # A member of what it points to, or (container_of()) what it is a member of: either may be meant.
+    first, second = (f"{value - _DELTA - poisoned:+#x}" for poisoned in _LISTS)
+    return (
+        f"POISON_POINTER_DELTA {value - _DELTA:+#x}: a poisoned pointer; of a list entry that was already deleted it is"
+        f" LIST_POISON1 {first} or LIST_POISON2 {second}"
+    )
 
 
 def _impossible(value: int, machine: str) -> str:
