@@ -63,9 +63,9 @@ def _report(source: str, number: int, line: int) -> CallToolResult:
     log = _log(source)
     found = accounts(log)
     if not found and (refusal := refused(log)):
-        value = refusal_object(refusal)
+        value = refusal_object(refusal.rejection)
         weighty = {name: value[name] for name in ("title", "kind", "verifier", "message")}
-        return answer(**weighty, next=in_tools(next_step(refusal)))
+        return answer(**weighty, next=in_tools(next_step(refusal.rejection)))
     if not found:
         return answer(reports=0, source=log.name, next="report_explain('silent-hang')")
     if number > len(found):

@@ -78,7 +78,8 @@ def test_the_loaders_words_of_a_run_are_read_where_its_console_is_silent(tmp_pat
     (tmp_path / "loader.txt").write_bytes(REFUSED.read_bytes())
     found = refused(Log("a run", b"[    0.1] all is well\n", tmp_path))
     assert found is not None
-    assert found.program == "possible_null__lookup"
+    assert found.rejection.program == "possible_null__lookup"
+    assert found.source == str(tmp_path / "loader.txt")
     assert refused(Log("a file", b"[    0.1] all is well\n")) is None
 
 

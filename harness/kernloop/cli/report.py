@@ -98,7 +98,7 @@ def report(
         if hung := hang_in(log, None):
             out.print(f"  hang: {escape(hung.summary)}")
     if refusal and not as_json:
-        print_refusal(log, refusal)
+        print_refusal(refusal)
     raise typer.Exit(1 if crashes or refusal else 0)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -11,17 +12,27 @@ from kernloop.report.verifier import Rejection
 from kernloop.report.verifier_facts import clip
 from kernloop.report.verifier_scan import find_rejection
 
-__all__ = ["KIND", "next_step", "refusal_object", "refused"]
+__all__ = ["KIND", "Refusal", "next_step", "refusal_object", "refused"]
 
 KIND = "verifier"
 # The cause says most of it already.
 _MOST_REASON = 160
 
 
-def refused(log: Log) -> Rejection | None:
+@dataclass(frozen=True)
+class Refusal:
+    """What was found, and in which file."""
+
+    source: str
+    rejection: Rejection
+
+
+def refused(log: Log) -> Refusal | None:
     """The refusal that a log tells of; that of a run of `verify` stands in its loader.txt."""
-    found = find_rejection(log.data)
-    return found or find_rejection(log.beside("loader.txt").encode())
+    if found := find_rejection(log.data):
+        return Refusal(log.name, found)
+    found = find_rejection(log.beside("loader.txt").encode())
+    return Refusal(str(log.run / "loader.txt"), found) if found and log.run else None
 
 
 def refusal_object(found: Rejection) -> dict[str, Any]:
