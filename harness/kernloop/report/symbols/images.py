@@ -22,7 +22,7 @@ class Images:
     """`paths` are a vmlinux, modules (.ko, or .ko.debug), folders of modules, a build folder. Nothing is read yet.
 
     `source` is the tree where it is known; else DWARF's own paths are tried. `build_id` and `release` are those of the
-    kernel that ran, where they are known; `exact` says that the files are that kernel's without a doubt.
+    kernel that ran, where they are known.
     """
 
     def __init__(

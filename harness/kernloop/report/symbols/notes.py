@@ -24,7 +24,6 @@ from .values import beside_poison, is_error, is_null, meaning, poison
 
 __all__ = ["call_note", "fault_notes", "plain_notes"]
 
-_MOST = 6
 _MASK = (1 << 64) - 1
 _KASAN_SHADOW = 0xDFFFFC << 40
 _CALLED = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
