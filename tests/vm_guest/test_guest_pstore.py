@@ -56,6 +56,7 @@ def test_a_panic_that_a_silent_console_does_not_show_is_in_pstore() -> None:
     lines = Path(first["path"]).read_text().splitlines()
     assert any("sysrq triggered crash" in line for line in lines[first["lines"][0] - 1 : first["lines"][1]])
     assert "Linux version" in lines[0]
+    assert kernloop("report", "last", "--json").json["function"] == "sysrq_handle_crash"
     [record] = records()
     assert (record["name"], record["why"]) == ("dmesg-erst", "Panic")
     assert [report["on_console"] for report in record["reports"]] == [False]

@@ -63,7 +63,7 @@ def read(source: str) -> Log:
             raise UsageError(
                 f"neither a file nor a run: {source}", hint="kernloop runs list names the runs; or give a console log"
             ) from error
-        path = run / "console.log"
+        path = _telling(run)
     elif path.name == "console.log" and (path.parent / "spec.json").is_file():
         run = path.absolute().parent
     try:
@@ -80,6 +80,13 @@ def found_in(log: Log, limit: int | None = None) -> list[Crash]:
     text = log.data.decode(errors="replace")
     ended = scx_report(text, log.beside("dump.txt"), log.beside("loader.txt"))
     return [as_crash(ended, len(log.data), text.count("\n"))] if ended else []
+
+
+# The file that the verdict is about: the console, or what pstore has kept where the console has lost it.
+def _telling(run: Path) -> Path:
+    evidence = runs.read_json(run / "verdict.json").get("evidence", ())
+    first = next((Path(item["path"]) for item in evidence if item.get("lines")), None)
+    return first if first and first.parent.name == "pstore" and first.is_file() else run / "console.log"
 
 
 def accounts(log: Log) -> list[Account]:

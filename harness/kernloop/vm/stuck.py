@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +69,8 @@ async def look(machine: Machine, run: Path) -> tuple[Stuck, ...]:
 
     The guest stays stopped. Raises HarnessError when the monitor does not answer.
     """
+    import tempfile  # with random and what that needs: most guests do not hang
+
     await machine.qmp("stop")
     text = str(await machine.qmp("human-monitor-command", {"command-line": "info registers -a"}))
     (run / "registers.txt").write_text(text)
