@@ -246,6 +246,18 @@ def test_a_log_from_a_console_or_a_journal_is_the_same_log(prefix: str, end: str
     assert parse_rejection("".join(prefix + line + end for line in text.splitlines())) == plain
 
 
+def test_a_pointer_used_on_the_branch_where_it_is_null_is_told_so() -> None:
+    found = parse_rejection(
+        "0: (85) call bpf_map_lookup_elem#1    ; R0=map_value_or_null(id=1,map=m,ks=4,vs=8)\n"
+        "1: (55) if r0 != 0x0 goto pc+1        ; R0=0\n2: (79) r1 = *(u64 *)(r0 +0)\n"
+        "R0 invalid mem access 'scalar'\nprocessed 3 insns (limit 1000000)\n"
+    )
+    assert found is not None
+    assert found.explanation.startswith("R0 is NULL on this path")
+    assert "bpf_map_lookup_elem() returned it" in found.explanation
+    assert found.hint.startswith("Return from the branch on which the pointer is NULL")
+
+
 def test_logs_of_older_kernels_have_no_file_and_another_state_in_front() -> None:
     # kernel/bpf/verifier.c of 5.15: print_verifier_state() and verbose_linfo().
     found = parse_rejection(

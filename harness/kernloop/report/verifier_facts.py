@@ -29,7 +29,7 @@ _PART = re.compile(r"\[([^\[\]]+)\]")
 _NAME = re.compile(r"\{(\w+)\}")
 _MOST_TEXT, _MOST_VALUE, _MOST_REGISTERS, _MOST_COUNTED = 120, 90, 4, 10_000
 # What a template says only when the message has it; it is no text of its own.
-_FLAGS = frozenset({"missing", "unmatched", "unreachable", "out", "global", "jumps", "insns", "zero"})
+_FLAGS = frozenset({"missing", "unmatched", "unreachable", "out", "global", "null", "jumps", "insns", "zero"})
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _of_register(lines: tuple[str, ...], trace: Trace, groups: Mapping[str, str]
     if lost := _lost(lines, trace) if scalar else "":
         values["clobber"] = lost
     elif words:
-        values["words"] = words
+        values |= {"words": words} | ({"null": "yes"} if limits(trace.value) == (0, 0) else {})
     if origin is None and trace.value.startswith(("mem_or_null", "rdonly_mem_or_null")):
         values["global"] = "yes"
     if origin:
