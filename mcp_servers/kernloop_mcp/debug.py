@@ -30,8 +30,8 @@ __all__ = ["server"]
 _INSTRUCTIONS = """Kernel crashes, hangs and warnings in console logs. `report` says what it is, which function, how to
 repeat it; `report_explain` how such a report is read, and what to switch on for the next time."""
 
-# Bytes of an answer: a report's lines have about 2.3 bytes a token at worst, with hexadecimal and punctuation.
-_ROOM = 3400
+# Bytes of an answer: a report's hex dump has 1.4 bytes a token.
+_ROOM = 2700
 _LEAST = 400
 _FRAMES = 12
 _TITLES = 6

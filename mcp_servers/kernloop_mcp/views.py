@@ -28,9 +28,9 @@ __all__ = [
     "vm_row",
 ]
 
-# Of output and console so much comes back unless more is asked for: a kernel's console has 1.9 bytes a token at worst,
+# Of output and console so much comes back unless more is asked for: a hex dump on a console has 1.4 bytes a token,
 # and an answer stays below 2,000 tokens.
-OUTPUT_BYTES = 3400
+OUTPUT_BYTES = 2600
 _STDERR_BYTES = 800
 _EXCERPT_BYTES = 1200
 
