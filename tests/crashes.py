@@ -113,8 +113,8 @@ EXAMPLES += [
     (
         "list_del corruption, ff->next is LIST_POISON1",
         ["WARNING: CPU: 1 PID: 42 at lib/list_debug.c:9 kl_x+0x1/0x2", *TRAP],
-        "warning",
-        f"WARNING in {G}",
+        "corrupted-list",
+        f"WARNING: corrupted list in {G}",
         G,
     ),
     (
@@ -264,6 +264,6 @@ EXAMPLES += [
     ("SYZFAIL: kl", [], "syz-failure", "SYZFAIL: kl", None),
     ("panic: kl", [], "user-panic", "panic: kl", None),
     ("BUG: a thing that no row knows", [], "bug", "BUG: a thing that no row knows", None),
-    ("WARNING: a thing that no row knows", [], "warning", "WARNING: a thing that no row knows", None),
-    ("INFO: a thing that no row knows", [], "info", "INFO: a thing that no row knows", None),
+    ("WARNING: a thing that no row knows", STACK, "warning", "WARNING: a thing that no row knows", G),
+    ("INFO: a thing that no row knows", STACK, "info", "INFO: a thing that no row knows", G),
 ]
