@@ -7,6 +7,7 @@ a failure repeats.
 
 from __future__ import annotations
 
+import lzma
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from kernloop.report import compiler, ktap, scx, scx_dump, verifier
+from kernloop.report import compiler, ktap, pstore, scx, scx_dump, verifier
 from kernloop.report.advice import next_step
+from kernloop.report.causes import causes
 from kernloop.report.crash import Crash
 from kernloop.report.engine import parse_console
 from kernloop.report.frames import parse_frame, rip_function
@@ -23,6 +25,7 @@ from kernloop.report.hang import hang
 from kernloop.report.lines import read_line
 from kernloop.report.oops_table import HEADERS, match_header, may_hold_header
 from kernloop.report.scan import ConsoleScanner, scan
+from kernloop.report.scx_report import scx_report
 
 __all__ = ["TARGETS", "Target", "in_pieces", "signature"]
 
@@ -66,6 +69,7 @@ def console(data: bytes) -> None:
         assert data.count(b"\n", 0, crash.start) + 1 == crash.start_line <= crash.end_line
         assert crash.title
         assert next_step(crash)
+    assert len(causes(crashes)) == len(crashes)
     if crashes:
         found_again(data, crashes)
 
@@ -101,6 +105,7 @@ def scx_exit(data: bytes) -> None:
     found = scx.parse_loader_stderr(text)
     events = scx.parse_kmsg(text.split("\n"))
     dump = scx_dump.parse_dump(found.dump if found and found.dump else text)
+    scx_report(text, loader=text)
     for message in [found.message if found else text, *(event.message for event in events)]:
         scx.match_message(message)
         scx_dump.guilty_task(message, dump)
@@ -114,6 +119,14 @@ def hung(data: bytes) -> None:
     assert found is None or found.summary
     said = {cpu.cpu for cpu in found.cpus} if found else set()
     assert not said or len(said) == len(found.cpus if found else ())
+
+
+def pstore_memory(data: bytes) -> None:
+    layout = pstore.Layout(0, len(data), 2048, 1024, 512, 0)
+    records = [*pstore.read_erst(data), *pstore.read_ramoops(data, layout)]
+    assert pstore.erst_count(data) or not [record for record in records if record.store == "erst"]
+    for record in pstore.dumps(records):
+        pstore.lost(["[    7.1] ok"], {record.name: pstore.plain(record.text)})
 
 
 def ktap_stream(data: bytes) -> None:
@@ -152,6 +165,13 @@ def _ends(pattern: str) -> Callable[[], Iterator[bytes]]:
     return lambda: (part for log in _logs(pattern) for part in {log[:_SEED], log[-_SEED:]})
 
 
+# A store's header and its first records, and memory in the middle of which records begin.
+def _stores() -> Iterator[bytes]:
+    for path in sorted(FIXTURES.glob("pstore/*.xz")):
+        store = lzma.decompress(path.read_bytes())
+        yield from (store[:_SEED], *(store[at : at + _SEED] for at in range(0, len(store), 1 << 14) if store[at]))
+
+
 def _single_lines() -> Iterator[bytes]:
     for log in _logs("console/*.log"):
         yield b"\n".join(log.split(b"\n")[::25])[:_SEED]
@@ -177,6 +197,7 @@ TARGETS: dict[str, Target] = {
     "verifier": Target(verifier_log, _ends("verifier/*/*"), ("processed ", "-- BEGIN PROG LOAD LOG --", "R1_w=", "; ")),
     "scx": Target(scx_exit, _ends("scx/*.log"), ("DEBUG DUMP", "EXIT: ", "CPU 0 : ", "dsq_id=", "sched_ext: ")),
     "hang": Target(hung, _ends("hang/*"), (*_HANG, *_TRACE)),
+    "pstore": Target(pstore_memory, _stores, ("Panic#1 Part1\n", "Oops#2 Part1\n", "====1.000001-D\n", "CPER", "DBGC")),
     "ktap": Target(ktap_stream, _ends("ktap/*.log"), _KTAP),
     "compiler": Target(compiler_output, _ends("compiler/*.txt"), _COMPILER),
 }
