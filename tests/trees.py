@@ -36,6 +36,7 @@ SETTINGS = (
     ("UBSAN", "y"),
     ("UBSAN_BOUNDS", "y"),
     ("SLUB_DEBUG", "y"),
+    ("SCHED_STACK_END_CHECK", "y"),
     ("DEBUG_LIST", "y"),
     ("DEBUG_ATOMIC_SLEEP", "y"),
 )
