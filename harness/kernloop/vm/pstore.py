@@ -30,7 +30,7 @@ _RAMOOPS_BYTES = 256 << 10
 _RESERVED_BELOW_TOP = 16 << 20
 # pstore's writing takes some tens of milliseconds under TCG; a kernel that cannot write is not waited for longer.
 _WRITE_SECONDS = 2.0
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.015
 
 
 @dataclass(frozen=True)
