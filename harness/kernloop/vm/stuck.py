@@ -28,6 +28,7 @@ _STATE = re.compile(r"\b(CPL|HLT)=(\d)")
 _INTERRUPTS = 1 << 9
 # Stacks of tasks are this large and lie at a multiple of it (arch/x86/include/asm/page_64_types.h); with KASAN twice.
 _STACK = 16 << 10
+_PAGE = 4096
 _MOST_FRAMES = 24
 _CALL_BYTES = 7
 _KERNEL = 1 << 63
@@ -182,10 +183,12 @@ async def _stuck(
 async def _calls(stack: int, symbols: Symbols, memory: _Memory) -> tuple[Place, ...]:
     if stack < _KERNEL:
         return ()
-    try:
-        data = await memory.read(stack, _STACK - stack % _STACK)
-    except HarnessError:
-        return ()
+    # Stacks of interrupts lie at a multiple of a page only, with nothing mapped behind them.
+    data = b""
+    with contextlib.suppress(HarnessError):
+        while len(data) < _STACK - stack % _STACK:
+            at = stack + len(data)
+            data += await memory.read(at, _PAGE - at % _PAGE)
     found: list[Place] = []
     for (word,) in struct.iter_unpack("<Q", data[: len(data) // 8 * 8]):
         if word < _KERNEL or len(found) == _MOST_FRAMES:
