@@ -21,30 +21,32 @@ __all__ = ["is_attribute", "is_boundary", "is_waiting", "shared_by_all"]
 
 # arch/x86/entry, arch/arm64/kernel/syscall.c, arch/arm/kernel/entry-common.S, kernel/entry/common.c.
 _CALLS = """
-    *do_syscall_* do_fast_syscall_* sysenter_dispatch *tracesys_phase2 el0_svc_handler *invoke_syscall*
-    ret_fast_syscall
+    *do_syscall_* *do_fast_syscall_* *sysenter_dispatch* *tracesys_phase2* *el0_svc_handler* *invoke_syscall*
+    *ret_fast_syscall*
 """
 # kernel/softirq.c, kernel/time/{timer,hrtimer}.c, kernel/smp.c, net/core/dev.c, arch/*/kernel/smp*.c.
 _INTERRUPTS = """
-    *do_softirq* run_ksoftirqd call_timer_fn *_run_timers run_timer_softirq *hrtimer_run* tasklet_action*
-    tasklet_hi_action* smp_call_function* *netif_receive_skb* start_secondary* cpu_startup_entry
+    *do_softirq* *run_ksoftirqd* *call_timer_fn* *_run_timers* *run_timer_softirq* *hrtimer_run* *tasklet_action*
+    *tasklet_hi_action* *smp_call_function* *netif_receive_skb* *start_secondary* *cpu_startup_entry*
 """
-# kernel/{workqueue,kthread,smpboot,task_work}.c, fs/file_table.c, kernel/entry/common.c.
+# kernel/{workqueue,kthread,smpboot,task_work}.c, fs/file_table.c, kernel/entry/common.c, mm/memory.c.
 _TASKS = """
-    *process_one_work kthread smpboot_thread_fn *ret_from_fork* *task_work_run *fput *exit_to_usermode* do_page_fault
-    page_fault do_fault
+    *process_one_work* kthread *smpboot_thread_fn* *ret_from_fork* *task_work_run* *__fput* *exit_to_usermode*
+    *do_page_fault* page_fault *__do_fault*
 """
 # fs/{read_write,ioctl,open,compat}.c, block/ioctl.c, mm/{mmap,vma}.c.
 _FILES = """
-    vfs_read* vfs_write* vfs_iter_read* vfs_iter_write* do_iter_read* do_iter_write* call_read_iter call_write_iter
-    new_sync_read new_sync_write *vfs_ioctl *ksys_ioctl *compat_ioctl blkdev_ioctl* blkdev_driver_ioctl do_dentry_open
-    vfs_open* call_mmap mmap_region* do_mmap* sys_ioctl ioctl
+    *vfs_read* *vfs_write* *vfs_iter_read* *vfs_iter_write* *do_iter_read* *do_iter_write* *call_read_iter*
+    *call_write_iter* *new_sync_read* *new_sync_write* *vfs_ioctl* *ksys_ioctl* *compat_ioctl* *compat_sys_ioctl*
+    *blkdev_ioctl* *blkdev_driver_ioctl* *do_dentry_open* *vfs_open* call_mmap* *mmap_region* *do_mmap* sys_ioctl*
+    ioctl*
 """
 # net/socket.c, net/core/sock.c, net/netfilter/nfnetlink.c, net/core/rtnetlink.c, net/netlink/af_netlink.c.
 _SOCKETS = """
-    sock_sendmsg* sock_recvmsg* sock_mmap sock_do_ioctl sock_ioctl sock_release setsockopt *kernel_setsockopt
-    sock_common_setsockopt listen *kernel_listen *sk_common_release accept *kernel_accept compat_sock_ioctl*
-    nfnetlink_rcv_msg rtnetlink_rcv_msg netlink_dump* socketpair connect sys_socketpair sys_connect
+    sock_sendmsg* sock_recvmsg* sock_mmap* sock_do_ioctl* sock_ioctl* sock_release* __sock_release* setsockopt
+    *kernel_setsockopt* *sock_common_setsockopt* listen *kernel_listen* *sk_common_release* accept *kernel_accept*
+    compat_sock_ioctl* nfnetlink_rcv_msg* rtnetlink_rcv_msg* netlink_dump* socketpair* sys_socketpair* connect*
+    sys_connect*
 """
 # fs/debugfs/file.c, fs/sysfs/file.c, fs/kernfs/file.c, kernel/params.c, drivers/base/core.c, lib/kobject.c,
 # fs/proc/{inode,proc_sysctl}.c: what a write to one file of a driver comes by.
@@ -53,15 +55,12 @@ _ATTRIBUTES = Names.of(
     "proc_reg_* proc_sys_*",
 )
 _BOUNDARIES = Names.of(_CALLS, _INTERRUPTS, _TASKS, _FILES, _SOCKETS)
-# What the entry of a system call puts before its name, on the architectures and through the years.
-_ENTRIES = ("x64_", "ia32_", "arm64_", "se_", "do_", "compat_", "SYSC_", "SyS_", "sys_", "ksys_")
 
 
 @lru_cache(maxsize=4096)
 def is_boundary(name: str) -> bool:
     """Whether the kernel's core calls what is registered with it from here."""
-    bare = name.lstrip("_")
-    return _BOUNDARIES.has(bare) or (_is_entry(name) and _BOUNDARIES.has(_system_call(bare)))
+    return _BOUNDARIES.has(_system_call(name))
 
 
 @lru_cache(maxsize=4096)
@@ -70,14 +69,13 @@ def is_attribute(name: str) -> bool:
     return _ATTRIBUTES.has(name)
 
 
-def _is_entry(name: str) -> bool:
-    return "sys_" in name or name.startswith(("SYSC_", "SyS_", "compat_SYSC_", "compat_SyS_"))
+# What the entry of a system call puts before its name, on the architectures and through the years: one of these.
+_ENTRIES = ("__x64_", "__ia32_", "__arm64_", "__se_sys_", "__do_sys_", "__se_", "____sys_", "___sys_", "__sys_")
+_OLD_ENTRIES = ("compat_SYSC_", "compat_SyS_", "SYSC_", "SyS_", "ksys_", "sys_")
 
 
 def _system_call(name: str) -> str:
-    while entry := next((entry for entry in _ENTRIES if name.startswith(entry)), ""):
-        name = name[len(entry) :].lstrip("_")
-    return name
+    return name.removeprefix(next((entry for entry in (*_ENTRIES, *_OLD_ENTRIES) if name.startswith(entry)), ""))
 
 
 # kernel/sched, kernel/locking, kernel/rcu: a part of such a name says that something is waited for.
