@@ -31,6 +31,7 @@ ALLOCATED = [
     "Freed by task 8:",
     " kl_freer+0x1/0x20",
 ]
+USED = [*STACK[2:], "Uninit was created at:", " kmem_cache_alloc+0x1/0x2", " kl_maker+0x1/0x20"]
 PANIC = "Kernel panic - not syncing: "
 G = "kl_guilty"
 
@@ -72,10 +73,10 @@ EXAMPLES += [
     ("BUG: KFENCE: memory corruption in kl_guilty+0x1/0x2", STACK[2:], "kfence-memory-corruption", None, G),
     ("BUG: KFENCE: invalid free in kfree+0x1/0x2", STACK[2:], "kfence-invalid-free", None, G),
     ("BUG: KFENCE: something new", [], "kfence-unknown", "KFENCE: something new", None),
-    ("BUG: KMSAN: uninit-value in kl_guilty+0x1/0x2", STACK[2:], "kmsan-uninit-value", None, G),
-    ("BUG: KMSAN: kernel-infoleak in copy_to_user+0x1/0x2", STACK[2:], "kmsan-info-leak", None, G),
-    ("BUG: KMSAN: use-after-free in kl_guilty+0x1/0x2", STACK[2:], "kmsan-use-after-free-read", None, G),
-    ("BUG: KMSAN: odd-thing in kl_guilty+0x1/0x2", STACK[2:], "kmsan-unknown", None, G),
+    ("BUG: KMSAN: uninit-value in kl_guilty+0x1/0x2", USED, "kmsan-uninit-value", None, G),
+    ("BUG: KMSAN: kernel-infoleak in copy_to_user+0x1/0x2", USED, "kmsan-info-leak", None, G),
+    ("BUG: KMSAN: use-after-free in kl_guilty+0x1/0x2", USED, "kmsan-use-after-free-read", None, G),
+    ("BUG: KMSAN: odd-thing in kl_guilty+0x1/0x2", USED, "kmsan-unknown", None, G),
     ("BUG: KCSAN: data-race in kl_guilty / kl_other", [], "kcsan-datarace", f"KCSAN: data-race in {G} / kl_other", G),
     ("BUG: KCSAN: assert: race in kl_guilty+0x1/0x2", [], "kcsan-assert", f"KCSAN: assert: race in {G}", G),
     ("BUG: KCSAN: something new", [], "kcsan-unknown", None, None),

@@ -62,6 +62,20 @@ def test_a_fault_without_a_sound_trace_is_corrupted(body: list[str]) -> None:
     assert parse("BUG: unable to handle page fault for address: ffffc90000000000", body).corrupted
 
 
+def test_a_use_of_what_was_never_set_is_cut_without_its_origin() -> None:
+    header = "BUG: KMSAN: uninit-value in kl_guilty+0x1/0x2"
+    local = ["Local variable buf.i created at:", " kl_maker+0x1/0x20"]
+    assert not parse(header, [*STACK[2:], *local]).corrupted
+    cut = parse(header, STACK[2:])
+    assert cut.corrupted and cut.function == G
+
+
+def test_a_panic_behind_the_end_of_a_lost_report_on_one_line_is_found() -> None:
+    line = "[    7.1] ---[ end trace 0000000000000000 ]---[    7.2] Kernel panic - not syncing: Fatal exception"
+    (crash,) = parse_console([line])
+    assert crash.panicked and crash.corrupted
+
+
 def test_a_fingerprint_stays_the_same_over_rebuilds_and_runs() -> None:
     header = "BUG: KASAN: slab-use-after-free in memcpy+0x1/0x2"
     one = parse(header, ["Read of size 8 at addr ffff888000000000 by task kl/42", CPU, *TOOL])

@@ -92,10 +92,28 @@ def test_machinery_is_never_guilty() -> None:
 @pytest.mark.parametrize(
     "name",
     # A helper's relatives bear its word: what holds for copy_from_user holds for all that copy.
-    "hlist_add_head nla_memcpy ext4_mb_clear_bits vfs_parse_fs_string sock_kmalloc mmap_read_lock_killable "
-    "wb_wait_for_completion tty_flush_works bpf_strncmp ldsem_down_read_trylock platform_device_add_data "
-    "__wake_up_on_current_cpu bitmap_zalloc_node dev_err_probe crc32c_le crc64_be_generic "
-    "_copy_from_iter_full __memcg_slab_post_alloc_hook skb_header_pointer atomic64_fetch_add_relaxed".split(),
+    [
+        "hlist_add_head",
+        "nla_memcpy",
+        "ext4_mb_clear_bits",
+        "vfs_parse_fs_string",
+        "sock_kmalloc",
+        "mmap_read_lock_killable",
+        "wb_wait_for_completion",
+        "tty_flush_works",
+        "bpf_strncmp",
+        "ldsem_down_read_trylock",
+        "platform_device_add_data",
+        "__wake_up_on_current_cpu",
+        "bitmap_zalloc_node",
+        "dev_err_probe",
+        "crc32c_le",
+        "crc64_be_generic",
+        "_copy_from_iter_full",
+        "__memcg_slab_post_alloc_hook",
+        "skb_header_pointer",
+        "atomic64_fetch_add_relaxed",
+    ],
 )
 def test_relatives_of_a_helper_are_no_culprits_either(name: str) -> None:
     assert guilty([Frame(name), Frame("culprit")]) == "culprit"
@@ -104,8 +122,20 @@ def test_relatives_of_a_helper_are_no_culprits_either(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     # Those that a helper's name is in by chance, or that do more than the helper.
-    "__down __lock_page mod_timer cancel_delayed_work_sync asm_exc_page_fault trace_event_raw_event_sched_switch "
-    "ip_rt_bug __rt_mutex_slowlock vfree pipe_write do_exit try_to_wake_up".split(),
+    [
+        "__down",
+        "__lock_page",
+        "mod_timer",
+        "cancel_delayed_work_sync",
+        "asm_exc_page_fault",
+        "trace_event_raw_event_sched_switch",
+        "ip_rt_bug",
+        "__rt_mutex_slowlock",
+        "vfree",
+        "pipe_write",
+        "do_exit",
+        "try_to_wake_up",
+    ],
 )
 def test_names_that_only_resemble_a_helper_may_be_guilty(name: str) -> None:
     assert guilty([Frame(name), Frame("caller")]) == name

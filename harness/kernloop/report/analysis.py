@@ -88,8 +88,9 @@ def _findings(row: Row, groups: dict[str, str], lines: Sequence[str]) -> Finding
         reason = reason or "the guilty function is not named"
     function = base_name(function) if function else None
     words = {name: text for name, text in groups.items() if name not in ("func", "where")}
-    title = clean_title(_fill(row.title, words, function))
-    if not reason and _STAMP_INSIDE.search(lines[0]):
+    said = _fill(row.title, words, function)
+    title = clean_title(said)
+    if not reason and _STAMP_INSIDE.search(said):
         reason = "the header is mixed with another line"
     if not reason and not row.bare and row.severity is not Severity.EJECTED:
         reason = _trace_damage(lines)

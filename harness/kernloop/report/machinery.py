@@ -87,7 +87,8 @@ def plain(name: str) -> str:
 # include/trace/perf.h; Rust's rust/helpers/bug.c and core::panicking.
 _REPORT = """
     *dump_stack* dump_backtrace* *show_stack* show_regs* show_trace* *walk_stack* *stack_walk* stack_trace_save*
-    stack_trace_consume* rust_begin_unwind sched_show_task schedule_bug *panic* die die_body die_addr die_header
+    stack_trace_consume* rust_begin_unwind sched_show_task schedule_bug panic panic_saved_regs panic_fmt
+    panic_const* panic_bounds* panic_nounwind* *panic check_panic_on_warn die die_body die_addr die_header
     oops_begin oops_end oops_enter oops_exit warn !__warn* warn_slowpath* warn_alloc* warn_bogus* warn_printf
     *assertfail* report_bug* fixup_bug handle_bug print_usage_bug* print_circular_bug*
     print_deadlock_bug* *imbalance_bug print_unlock* *print_report* print_address_description* print_tainted* get_taint

@@ -48,7 +48,7 @@ _KASAN = (
         needs=("{access} {of size|at addr} {x}",),
         # The frames of a tag fault (hardware tags, arm64) are above the access.
         blame=Blame(
-            (says("BUG: KASAN: {..} in {func}"), calls, TRACE), "*kernel_fault *tag_check* *mem_abort el1_* el1h_*"
+            (says("BUG: KASAN: {..} in {func}"), calls, TRACE), "*kernel_fault* *tag_check* *mem_abort* !el1_* !el1h_*"
         ),
         refine=kinds.kasan,
     ),
@@ -56,7 +56,7 @@ _KASAN = (
         "kasan-invalid-free",
         "KASAN: invalid-free in {func}",
         "BUG: KASAN: {double-free or invalid-free|double-free|invalid-free} in {[A-Za-z_]}",
-        blame=Blame((says("BUG: KASAN: {..} in {func}"), calls, TRACE), "slab_* *_slab_* kfree* *vunmap* vfree*"),
+        blame=Blame((says("BUG: KASAN: {..} in {func}"), calls, TRACE), "*slab_* *kfree* *vunmap* *vfree*"),
     ),
     _oops(
         "kasan-unknown",
@@ -77,14 +77,30 @@ _KASAN = (
 
 _URB = "usb_start_wait_urb usb_bulk_msg usb_interrupt_msg usb_control_msg* usb_submit_urb*"
 # Ciphers and checksums touch every byte: the bug is with who handed them the buffer. crypto/, lib/crypto, net/netlink.
-_CIPHERS = "alloc_skb* *_encrypt crypto_* cipher_* drbg_* rng_* netlink_ack netlink_rcv_skb"
+_CIPHERS = "*alloc_skb* *_encrypt !crypto_* !cipher_* !drbg_* !rng_* *netlink_ack* *netlink_rcv_skb*"
+
+
+# A use, and below it where the memory comes from: without that the report was cut.
+def _uninitialised(extra: str) -> Blame:
+    origin = says("{(?:^Local variable .*|Uninit was)} created at:")
+    return Blame((says("BUG: KMSAN:"), TRACE, origin, TRACE), extra)
+
+
 # mm/kmsan/report.c, kernel/kcsan/report.c, mm/kfence/report.c, lib/ubsan.c.
 _OTHER_CHECKERS = (
     _oops(
         "kmsan-unknown",
         "KMSAN: {what} in {func}",
+        "BUG: KMSAN: {what:kernel-usb-infoleak} in {[A-Za-z_]}",
+        blame=_uninitialised(f"*alloc_skb* {_URB}"),
+        refine=kinds.kmsan,
+        bare=True,
+    ),
+    _oops(
+        "kmsan-unknown",
+        "KMSAN: {what} in {func}",
         "BUG: KMSAN: {what:[a-z-]+} in {[A-Za-z_]}",
-        blame=_below("BUG: KMSAN:", f"{_CIPHERS} {_URB}"),
+        blame=_uninitialised(_CIPHERS),
         refine=kinds.kmsan,
         bare=True,
     ),
@@ -100,14 +116,14 @@ _OTHER_CHECKERS = (
         "kfence-unknown",
         "KFENCE: {what} in {func}",
         "BUG: KFENCE: {what:(?:use-after-free|out-of-bounds|invalid) (?:read|write)} in {[A-Za-z_]}",
-        blame=_below("BUG: KFENCE: "),
+        blame=_below("BUG: KFENCE: {..} in {func}"),
         refine=kinds.kfence,
     ),
     _oops(
         "kfence-unknown",
         "KFENCE: {what} in {func}",
         "BUG: KFENCE: {what:invalid free|memory corruption} in {[A-Za-z_]}",
-        blame=_below("BUG: KFENCE: "),
+        blame=_below("BUG: KFENCE: {..} in {func}"),
         refine=kinds.kfence,
         bare=True,
     ),
@@ -212,7 +228,7 @@ _ATOMICITY = (
         "preemptible",
         "BUG: using {what}() in preemptible code in {func}",
         "BUG: using {what:[a-z_]+}() in preemptible",
-        blame=_passing("*preempt* debug_* *processor_id* *this_cpu*"),
+        blame=_passing("*preempt* *debug_* *processor_id* *this_cpu*"),
     ),
     _warn(
         "workqueue-leak",
@@ -251,7 +267,7 @@ _LOCKDEP = (
         "deadlock",
         "possible deadlock in {func}",
         "{..}-safe -> {..}-unsafe lock order detected",
-        blame=_below("which became {..} at:"),
+        blame=replace(_below("which became {..} at:"), instead=(says("is trying to acquire"), _lock_at)),  # of 4.10
     ),
     *_lockdep(
         "deadlock",
@@ -294,7 +310,7 @@ _LOCKDEP = (
         "locking-bug",
         "WARNING: locking bug in {func}",
         "Invalid wait context",
-        blame=_passing("lock_sock* release_sock*"),
+        blame=_passing("*lock_sock* *release_sock*"),
     ),
     _warn(
         "non-static-key",
@@ -311,7 +327,7 @@ _LOCKDEP = (
             f"|wrong owner|wrong CPU|trylock failure on UP}}{cpu}"
             for cpu in (" on CPU#{cpu}", "")
         ),
-        blame=_passing("*spin_* *_lock* *_unlock*"),
+        blame=_passing("*spin_* *_lock* *_unlock* !__lock* !__unlock*"),
     ),
 )
 
@@ -392,7 +408,7 @@ _MEMORY = (
         "bad-usercopy",
         "BUG: bad usercopy in {func}",
         "usercopy: Kernel memory {what:exposure|overwrite} attempt detected",
-        blame=_passing("usercopy_* report_usercopy check_*"),
+        blame=_passing("usercopy_* report_usercopy !__check*"),
         heralds=True,
     ),
     _oops(
@@ -407,7 +423,7 @@ _MEMORY = (
         "bad-usercopy",
         "BUG: bad usercopy in {func}",
         "kernel BUG at {mm/usercopy\\.c|usercopy_abort}",
-        blame=_passing("usercopy_* report_usercopy check_*"),
+        blame=_passing("usercopy_* report_usercopy !__check*"),
     ),
     _oops(
         "corrupted-list",
@@ -458,7 +474,7 @@ _TRAPS = (
         "kernel-bug",
         "kernel BUG in {func}",
         "kernel BUG at {what}",
-        blame=replace(FAULT, extra="skb_*"),
+        blame=replace(FAULT, extra="!skb_*"),
     ),
     _oops("kernel-bug", "kernel BUG {what}", "Kernel BUG {what}"),
     _oops("divide-error", "divide error in {func}", "divide error: ", blame=_HERE),
@@ -487,15 +503,12 @@ def _checked(kind: str, what: str, sentences: str, extra: str) -> Row:
     return _warn(kind, f"WARNING: {what} in {{func}}", f"WARNING: {sentences}", blame=_stands_at(extra))
 
 
-_ODEBUG = (
-    "debug_* *rcu* hrtimer_* *timer_* *work_* *percpu_* vunmap* vfree* free_pages* free_frozen* free_unref* free_slab* "
-    "kobject_*"
-)
+_ODEBUG = "*debug_* *rcu* *hrtimer_* *timer_* *work_* *percpu_* *vunmap* *vfree* !__free_* *kobject_*"
 _ALLOCATORS = "*kmalloc* *krealloc* *slab* *kmem*"
-_KOBJECT, _SOCK = "*kobject_*", "lock_sock* release_sock*"
+_KOBJECT, _SOCK = "*kobject_*", "*lock_sock* *release_sock*"
 _WARNINGS = (
     _checked("warning", "ODEBUG bug", "{..}lib/debugobjects.c:{n}", _ODEBUG),
-    _checked("warning", "bad usercopy", "{..}mm/usercopy.c:{n}", "*usercopy* check_*"),
+    _checked("warning", "bad usercopy", "{..}mm/usercopy.c:{n}", "usercopy_* report_usercopy !__check*"),
     _checked("warning", "kobject bug", "{..}lib/kobject.c:{n}", _KOBJECT),
     _checked("warning", "proc registration bug", "{..}fs/proc/generic.c:{n}", "*proc_*"),
     _checked("refcount", "refcount bug", "{..}{lib/refcount\\.c:|at refcount_warn_saturate}", f"*refcount* {_KOBJECT}"),

@@ -65,7 +65,7 @@ _STANDS_ALONE = {word: rf"(?<![A-Za-z0-9_.]){re.escape(word)}" for word in ("BUG
 _BEFORE, _BEHIND = 200, 500
 
 # What a kernel was booted with may hold any word; the last line of a report says the first again (kernel/panic.c).
-_NO_HEADER = Pattern(r"(?:^|[Kk]ernel )[Cc]ommand line:|^---\[ end ")
+_NO_HEADER = Pattern(r"(?:^|[Kk]ernel )[Cc]ommand line:|^---\[ end (?!trace)")
 
 # A panic that only says that an earlier report was made fatal.
 _PANIC = "Kernel panic - not syncing: "
