@@ -117,6 +117,18 @@ def test_other_architectures_name_the_guilty_function_as_well(pc: str, frame: st
     assert (crash.kind, crash.function) == ("paging-request", G)
 
 
+def test_powerpc_names_it_below_its_row_of_registers() -> None:
+    body = [
+        CPU,
+        "NIP:  c000000000a5f2b0 LR: c000000000a5f1a8 CTR: c000000000a5f000",
+        "NIP [c000000000a5f2b0] kl_guilty+0x12/0x40",
+        "Call Trace:",
+        "[c000000003bd7b50] [c000000000a5f1a8] kl_caller+0x14/0x40 (unreliable)",
+        "[c000000003bd7b90] [c000000000a5f0a8] kl_outer+0x14/0x40",
+    ]
+    assert parse("BUG: Kernel NULL pointer dereference on read at 0x00000008", body).function == G
+
+
 def test_two_tasks_that_die_at_once_are_two_reports() -> None:
     one = [f"[    7.1][   T42] {line}" for line in ("BUG: kernel NULL pointer dereference, address: 8", *TRAP)]
     two = [

@@ -38,7 +38,8 @@ def program_counter(line: str) -> str | None:
     at = begin.end() if begin else label.end()
     if name := _NAME.match(line, at):
         return base_name(name["name"])
-    return "" if _NOWHERE.match(line, at) else None
+    # powerpc's "NIP:  addr LR: addr CTR: addr" is a row of registers; the name comes below, behind "NIP [addr]".
+    return "" if _NOWHERE.match(line, at) and " LR: " not in line else None
 
 
 # Words of a heading, and what the trace below it is about.
