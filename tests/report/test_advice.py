@@ -91,6 +91,20 @@ def test_there_is_advice_for_what_is_no_report_as_well() -> None:
     assert explain("never heard of").name == "other"
 
 
+def test_lines_that_are_there_are_not_advised() -> None:
+    [crash] = parse_console(
+        [
+            "[    1.0] BUG: kernel NULL pointer dereference, address: 0000000000000008",
+            "[    1.0] CPU: 0 PID: 7 Comm: sh Not tainted 7.3.4 #1",
+            "[    1.0] RIP: 0010:kl_get+0x10/0x20",
+            "[    1.0] Call Trace:",
+            "[    1.0]  kl_ioctl+0x10/0x20",
+        ]
+    )
+    assert next_step(crash, Place("LOG")).endswith("then kernloop report LOG --vmlinux VMLINUX")
+    assert "--vmlinux" not in next_step(crash, Place("LOG"), decoded=True)
+
+
 def test_the_next_step_names_the_function_and_the_command_of_this_run() -> None:
     [crash] = parse_console(
         [

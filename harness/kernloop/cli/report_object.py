@@ -92,7 +92,7 @@ def _object(log: Log, crash: Crash, decoded: Decoded | None, cause: Cause | None
         "cause": plain(cause) if cause else None,
         "excerpt": list(crash.excerpt),
         "decoded": plain(decoded),
-        "next": next_step(crash, place(log.run, log.name)),
+        "next": _next(log, crash, decoded),
     }
 
 
@@ -140,7 +140,12 @@ def print_crash(log: Log, crash: Crash, decoded: Decoded | None) -> None:
         for name in ("message", "cause", "cure", "placement"):
             if ended[name]:
                 out.print(f"  {name}: {escape(ended[name])}")
-    out.print(f"  [bold]next:[/] {escape(next_step(crash, place(log.run, log.name)))}")
+    out.print(f"  [bold]next:[/] {escape(_next(log, crash, decoded))}")
+
+
+def _next(log: Log, crash: Crash, decoded: Decoded | None) -> str:
+    lines = decoded is not None and decoded.guilty is not None
+    return next_step(crash, place(log.run, log.name), decoded=lines)
 
 
 def _above_trace(line: str) -> bool:

@@ -101,7 +101,7 @@ def account(
         bool(decoded),
         (*_parts(crash.details), *_parts(structure)),
         found,
-        next_step(crash, where),
+        next_step(crash, where, decoded=bool(decoded)),
         tuple(_others(crash, others)),
     )
 

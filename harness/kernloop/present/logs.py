@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from kernloop import runs
 from kernloop.errors import UsageError
 from kernloop.kernel import debugfiles, hangs
-from kernloop.present.account import Account, account, configuration
+from kernloop.present.account import Account, account, configuration, place
 from kernloop.present.decoded import brief_lines, decoded_lines
+from kernloop.report.advice import next_step
 from kernloop.report.crash import Crash, most_severe
 from kernloop.report.lines import read_line
 from kernloop.report.scan import scan
@@ -147,7 +148,8 @@ def with_lines(one: Account, log: Log, images: Images | None, *, brief: bool = F
     found = decode_crash(one.crash, log, images)
     if found is None or found.guilty is None:
         return one
-    return replace(one, trace=tuple(brief_lines(found) if brief else decoded_lines(found)), decoded=True)
+    step = next_step(one.crash, place(log.run, log.name), decoded=True)
+    return replace(one, trace=tuple(brief_lines(found) if brief else decoded_lines(found)), decoded=True, next=step)
 
 
 def decode_crash(crash: Crash | None, log: Log, images: Images | None) -> Decoded | None:

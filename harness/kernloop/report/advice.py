@@ -129,11 +129,13 @@ def advice(crash: Crash, place: Place | None = None) -> Advice:
     return explain(DAMAGED if crash.corrupted else crash.kind, function=crash.function, place=place)
 
 
-def next_step(crash: Crash, place: Place | None = None) -> str:
-    """What to look at first, and the command to run: one that asks the VM only where there is one that lives."""
+def next_step(crash: Crash, place: Place | None = None, *, decoded: bool = False) -> str:
+    """What to look at first, and the command to run: one that asks the VM only where there is one that lives, one that
+    finds lines only where they are not there (`decoded`)."""
     found = advice(crash, place)
     lives = place is not None and bool(place.vm) and not crash.panicked
-    step = next((step for step in found.run if lives or not step.asks), None)
+    run = [step for step in found.run if lives or not step.asks]
+    step = next((step for step in run if not (decoded and " --vmlinux " in step.command)), None)
     return f"{found.next}; then {step.command}" if step else found.next
 
 
