@@ -99,6 +99,7 @@ def test_lines_that_are_there_are_not_advised() -> None:
             "[    1.0] RIP: 0010:kl_get+0x10/0x20",
             "[    1.0] Call Trace:",
             "[    1.0]  kl_ioctl+0x10/0x20",
+            "[    1.0]  do_syscall_64+0x10/0x20",
         ]
     )
     assert next_step(crash, Place("LOG")).endswith("then kernloop report LOG --vmlinux VMLINUX")
