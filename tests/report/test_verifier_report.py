@@ -60,6 +60,15 @@ def test_people_read_the_cause_the_register_and_the_cure() -> None:
     assert "no crash" not in result.stdout
 
 
+def test_a_refusal_can_be_mailed_and_has_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = run(app, ["report", str(REFUSED), "--markdown", "--html", str(page)])
+    assert result.exit_code == 1
+    for text in (result.stdout, page.read_text()):
+        for part in ("possible_null__lookup", "memory.bpf.c:31", "R0=map_value_or_null", "if (!value) return 0;"):
+            assert part in text
+
+
 def test_a_crash_in_the_same_log_comes_first() -> None:
     both = REFUSED.read_bytes() + PANIC.read_bytes()
     assert reported("-", stdin=both)["kind"] == reported(str(PANIC))["kind"] != "verifier"

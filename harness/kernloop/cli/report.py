@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -18,9 +18,13 @@ from kernloop.cli.report_decode import find_images
 from kernloop.cli.report_object import hang_in, print_crash, report_object, reports_object
 from kernloop.cli.report_refusal import print_refusal, with_refusal
 from kernloop.errors import HarnessError, UsageError
+from kernloop.present.account import Account
 from kernloop.present.logs import Log, accounts, decode_crash, found_in, read, with_lines
-from kernloop.present.refusal import refused
+from kernloop.present.refusal import Refusal, refused
 from kernloop.report.causes import causes
+
+if TYPE_CHECKING:
+    from kernloop.report.symbols import Images
 
 __all__ = ["report"]
 
@@ -67,8 +71,7 @@ def report(
             raise UsageError("several files", hint="give --batch for more than one file")
         log = read(source)
         images = find_images(log, vmlinux or [])
-        first = next(iter(accounts(log)), None) if markdown or html else None
-        first = with_lines(first, log, images) if first else None
+        first = _first(log, images) if markdown or html else None
         if first and html:
             report_forms.write_page(first, log.data, html)
         if first and markdown:
@@ -100,6 +103,12 @@ def report(
     if refusal and not as_json:
         print_refusal(refusal)
     raise typer.Exit(1 if crashes or refusal else 0)
+
+
+# What a form is made of: the first crash, or else the program that was refused.
+def _first(log: Log, images: Images | None) -> Account | Refusal | None:
+    crash = next(iter(accounts(log)), None)
+    return with_lines(crash, log, images) if crash else refused(log)
 
 
 def _batch(sources: list[str], vmlinux: list[Path]) -> int:

@@ -10,6 +10,7 @@ from kernloop.cli.output import err, escape, out, print_json
 from kernloop.errors import HarnessError, UsageError
 from kernloop.present import plain
 from kernloop.present.account import Account
+from kernloop.present.refusal import Refusal
 from kernloop.report import advice
 
 __all__ = ["as_markdown", "told", "write_page"]
@@ -36,19 +37,20 @@ def told(kind: str, as_json: bool) -> None:
     out.print(f"  see {escape('; '.join(found.docs))}")
 
 
-def as_markdown(found: Account) -> None:
-    """Print the crash for a mail or an issue."""
+def as_markdown(found: Account | Refusal) -> None:
+    """Print it for a mail or an issue."""
     from kernloop.present import markdown
 
-    print(markdown.render(found), end="")
+    print(markdown.render_refusal(found) if isinstance(found, Refusal) else markdown.render(found), end="")
 
 
-def write_page(found: Account, log: bytes, file: Path) -> None:
-    """Write the crash's page. Raises HarnessError where it cannot be written."""
+def write_page(found: Account | Refusal, log: bytes, file: Path) -> None:
+    """Write its page. Raises HarnessError where it cannot be written."""
     from kernloop.present import html  # jinja2 takes 60 ms to import
 
+    page = html.render_refusal(found, log) if isinstance(found, Refusal) else html.render_log(found, log)
     try:
-        file.write_text(html.render_log(found, log), encoding="utf-8")
+        file.write_text(page, encoding="utf-8")
     except OSError as error:
         raise HarnessError(f"cannot write {file}: {error.strerror}", hint="name a file in a folder of yours") from None
     err.print(f"kernloop: {escape(str(file))} has the page")

@@ -19,10 +19,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from kernloop.present.account import Account
 from kernloop.present.logs import of_verdict
+from kernloop.present.refusal import Refusal, next_step, refusal_object
 from kernloop.present.text import blocks, printable, tail
 from kernloop.runs import REPORT, read_json, timeline
 
-__all__ = ["render", "render_log", "write"]
+__all__ = ["render", "render_log", "render_refusal", "write"]
 
 _TAIL = 64 << 10
 # Shown on the page itself, the rest is linked.
@@ -79,6 +80,19 @@ def render_log(found: Account, log: bytes) -> str:
     """The page of a crash in the console `log`, with or without a run."""
     lines = (found.crash.start_line, found.crash.end_line)
     return _template("log.html.j2").render(found=found, console=blocks(log, [lines]), console_bytes=len(log))
+
+
+def render_refusal(refusal: Refusal, log: bytes) -> str:
+    """The page of a BPF program that was refused, with the `log` that tells of it."""
+    found = refusal.rejection
+    return _template("refusal.html.j2").render(
+        source=refusal.source,
+        found=found,
+        value=refusal_object(found),
+        next=next_step(found),
+        console=blocks(log, []),
+        console_bytes=len(log),
+    )
 
 
 _PARTS = (

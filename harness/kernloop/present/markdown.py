@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A crash as Markdown, for a mail or an issue: read as plain text it is whole as well.
+"""A crash, or a refused BPF program, as Markdown for a mail or an issue: read as plain text it is whole as well.
 
 What comes from a console stands in code spans and fenced blocks only, whose marks are longer than any in it: it can
 neither end them, nor name people, load images or make links.
@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable
 
 from kernloop.present.account import Account
+from kernloop.present.refusal import Refusal, next_step, refusal_object
 from kernloop.present.text import printable
 
-__all__ = ["render"]
+__all__ = ["render", "render_refusal"]
 
 _TICKS = re.compile(r"`+")
 
@@ -39,6 +40,23 @@ def render(found: Account) -> str:
         _section("What the report says", [_part(part.heading, part.lines) for part in found.structure]),
         _section(f"Console, lines {crash.start_line} to {crash.end_line}", _block(crash.excerpt)),
         _section("Also reported", [f"- {_code(title)}" for title in found.others]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def render_refusal(refusal: Refusal) -> str:
+    """The refusal of a BPF program as Markdown."""
+    found, value = refusal.rejection, refusal_object(refusal.rejection)
+    told = [f"kind {_code(value['kind'])}", f"cause {_code(found.cause_id)}"]
+    told.append(f"fingerprint {_code(value['fingerprint'])}")
+    place = [f"{found.source_file}:{found.source_line}: {found.source_text}"] if found.source_text else []
+    instruction = [found.instruction] if found.instruction else []
+    parts = [
+        f"# {_code(value['title'])}\n\n{', '.join(told)}.",
+        _section("The verifier", _block([found.cause, *place, *instruction, *found.registers])),
+        _section("Why", [_code(found.explanation)]),
+        _section("Cure", [_code(found.hint)] if found.hint else []),
+        _section("Next", [_code(next_step(found))]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

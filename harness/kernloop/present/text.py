@@ -64,9 +64,8 @@ def blocks(console: bytes, ranges: Sequence[tuple[int, int]], *, limit: int = 4 
     """`console` in blocks, the 1-based inclusive `ranges` marked. About `limit` bytes of a longer one are kept: its
     beginning, its end, and what is in and around the ranges."""
     # Only a newline ends a line, as for the parser that counted them.
-    lines = [_cut(printable(line)) for line in console.decode(errors="replace").split("\n")]
-    if lines and not lines[-1]:
-        lines.pop()
+    text = console.decode(errors="replace").removesuffix("\n")
+    lines = [_cut(printable(line)) for line in text.split("\n")] if text else []
     kept = _kept(lines, ranges, limit)
     marked = bytearray(len(lines))
     for first, last in ranges:
