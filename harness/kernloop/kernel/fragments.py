@@ -52,8 +52,14 @@ PROFILES = {
         ("base", "bpf", "sched_ext", "tiny"),
         False,
         "least to build: boots, runs verify, no modules",
-        # A fifth less to compile kernel/sched; what it costs is where a debugger finds some local variables.
-        ("-fno-var-tracking-assignments",),
+        # A fifth less to compile kernel/sched; what it costs is where a debugger finds some local variables. The others
+        # save 4 % for what no tool here reads: columns, and several places of a variable within one line.
+        (
+            "-fno-var-tracking-assignments",
+            "-gno-column-info",
+            "-gno-statement-frontiers",
+            "-gno-variable-location-views",
+        ),
     ),
     "test": Profile(
         "defconfig",
