@@ -37,6 +37,8 @@ HANDFUL = (
     "corrupt-stack",
     "refcount-inc-zero",
     "usercopy-kernel",
+    "panic-hardirq",
+    "sysrq-c",
 )
 LONG = pytest.mark.skipif("KERNLOOP_LONG_TESTS" not in os.environ, reason="KERNLOOP_LONG_TESTS is not set")
 BOOTS = 50
