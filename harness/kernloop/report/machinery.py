@@ -122,7 +122,8 @@ _LOCK = """
 # the kernel has an allocator of its own on top, by the same word: sock_kmalloc, bio_kmalloc, devm_kcalloc.
 _MEMORY = """
     *alloc_page* *alloc_frozen_pages* *malloc* *zalloc* *calloc* *krealloc* *kvrealloc* free_large_kmalloc *kmem_cache*
-    *slab_* allocate_slab new_slab !kfree !kvfree *kfree_skb* *folio_alloc* !__filemap_get_folio* filemap_alloc_folio*
+    slab_* do_slab_* *_slab_alloc* *_slab_free* *_slab_post_* allocate_slab new_slab !kfree !kvfree *kfree_skb*
+    *folio_alloc* !__filemap_get_folio* filemap_alloc_folio*
     find_or_create_page* do_read_cache_folio read_cache_page* do_read_cache_page pagecache_get_page
     grab_cache_page_write_begin find_lock_entries truncate_inode_pages_range mark_buffer_dirty* phys_addr*
     virt_addr_valid warn_free_bad_obj
