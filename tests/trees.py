@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -95,11 +96,12 @@ def appended(name: str, text: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def restored(name: str) -> Iterator[Path]:
-    """The file `name` of the tree, to be edited; it is as it was after the block, with its time: no build sees it."""
+    """The file `name` of the tree, to be edited; afterwards it is the very file that it was, so no build sees it."""
     file = linux() / name
-    before, stat = file.read_text(), file.stat()
+    kept = linux().parent / f"{file.name}.{os.getpid()}"
+    file.rename(kept)
+    shutil.copyfile(kept, file)
     try:
         yield file
     finally:
-        file.write_text(before)
-        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        kept.replace(file)

@@ -60,7 +60,7 @@ def test_what_the_command_that_uses_a_module_prints_is_shown() -> None:
     use = ("--", "sh", "-c", "printf hello > /dev/kl_fifo && head -c 5 /dev/kl_fifo")
     done = kernloop("kernel", "build", trees.linux(), *words("--module", str(module)), *use, seconds=_LONG)
     assert done.status == 0, done
-    assert "hello" in done.text
+    assert b"hello" in done.out
     again = kernloop("kernel", "build", trees.linux(), *words("--module", str(module), "--json"), *use, seconds=_LONG)
     assert (again.status, again.json["verdict"]) == (0, "pass")
 
