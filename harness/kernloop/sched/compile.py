@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host import process, toolset
+from kernloop.host.elf import DAMAGE
 from kernloop.kernel.source import BpfKit
 from kernloop.report.compiler import Diagnostic, errors, parse
 from kernloop.report.lines import split_lines
 
-__all__ = ["Compiled", "check_source", "compile_scheduler", "examples", "own_loader", "take_object"]
+__all__ = ["FLAGS", "Compiled", "check_source", "compile_scheduler", "examples", "own_loader", "take_object"]
 
 # tools/sched_ext/Makefile of 7.3 has these, but for the paths.
-_FLAGS = (
+FLAGS = (
     "-g",
     "-O2",
     "-target",
@@ -58,7 +58,7 @@ def compile_scheduler(source: Path, kit: BpfKit, out: Path) -> Compiled:
     done = process.run(
         [
             tools.clang,
-            *_FLAGS,
+            *FLAGS,
             *(f"-I{folder}" for folder in kit.includes),
             "-I.",
             "-fdebug-compilation-dir=.",
@@ -89,10 +89,10 @@ def take_object(path: Path) -> Path:
     """`path` if it is a BPF object file. Raises UsageError."""
     try:
         with path.open("rb") as file:
-            machine = ELFFile(file)["e_machine"]
+            machine = str(ELFFile(file)["e_machine"])  # a number, if nobody knows it
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except ELFError:
+    except DAMAGE:
         raise UsageError(f"{path} is no ELF object", hint="give the .bpf.c, or the .bpf.o that clang made") from None
     if machine != "EM_BPF":
         raise UsageError(

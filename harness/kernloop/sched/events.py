@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from kernloop.report.scx import ScxExit, make_exit, parse_loader_stderr
 
-__all__ = ["Gate", "SuiteReader", "TestResult"]
+__all__ = ["Gate", "Stats", "SuiteReader", "TestResult"]
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# scx_layered tells some dozens for each layer and CPU; all of it stands in events.jsonl.
+_MAX_FIGURES = 400
+# Nothing counts so far; what is no number compares as false.
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """One test: `figure` was measured, `limit` is its threshold, both in `unit`; `seconds` are the guest's."""
+    """One test: `figure` was measured, `limit` is its threshold, both in `unit`; `seconds` are the guest's.
+
+    `result` is pass, fail, inconclusive or skipped, and `why` says what of; `ok` only for a pass. `reason` is that of
+    the limit, `baseline` EEVDF's figure in the same boot.
+    """
 
     name: str
     ok: bool
@@ -30,6 +41,9 @@ class TestResult:
     seconds: float
     why: str
     detail: tuple[tuple[str, float], ...] = ()
+    result: str = "pass"
+    reason: str = ""
+    baseline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,26 +55,39 @@ class Gate:
     why: str
 
 
+@dataclass(frozen=True)
+class Stats:
+    """What the scheduler's loader told of itself after a test, by scx_stats: figures by dotted names, or why none."""
+
+    after: str
+    figures: tuple[tuple[str, float], ...]
+    why: str = ""
+
+
 @dataclass
 class SuiteReader:
-    """Feed it the suite's stdout; `on_event` hears each event as it comes."""
+    """Feed it the suite's stdout; `on_event` hears each event as it comes. `words` are the loader's, for people."""
 
     on_event: Callable[[dict[str, Any]], None] = lambda event: None
     tests: list[TestResult] = field(default_factory=list)
     gates: list[Gate] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
+    stats: list[Stats] = field(default_factory=list)
     planned: list[str] = field(default_factory=list)
     running: str = ""
     ops: str = ""
     enabled: bool = False
     not_enabled: str = ""
     ejected_after: str | None = None
+    restarted: float | None = None
+    loader_stays: bool = False
+    not_unloaded: str = ""
     done: bool | None = None
     loader_exit: dict[str, Any] | None = None
     load_errno: int | None = None
     attach_errno: int | None = None
     unusable: str = ""
-    stderr: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
     _exits: list[ScxExit] = field(default_factory=list)
     _rest: bytes = b""
 
@@ -78,9 +105,13 @@ class SuiteReader:
     @property
     def exit(self) -> ScxExit | None:
         """How the scheduler ended: an error if any of its loads ended in one, by our loader's word or its own."""
-        own = parse_loader_stderr("\n".join(self.stderr))
+        own = parse_loader_stderr("\n".join(self.words))
         known = [*self._exits, *([own] if own else [])]
         return next((one for one in known if one.is_error), known[-1] if known else None)
+
+    def is_record(self, ended: ScxExit) -> bool:
+        """Whether `ended` was read from the scheduler's own memory, by our loader: no loader's words."""
+        return ended in self._exits
 
     def _take(self, event: dict[str, Any]) -> None:
         match event.get("event"):
@@ -89,7 +120,7 @@ class SuiteReader:
             case "loader":
                 self._loader(str(event.get("stream", "")), str(event.get("line", "")))
             case "enabled":
-                self.enabled, self.ops = True, str(event.get("ops", ""))
+                self.enabled, self.ops, self.loader_exit = True, str(event.get("ops", "")), None
             case "not-enabled":
                 self.not_enabled = str(event.get("why", ""))
             case "test-start":
@@ -101,25 +132,33 @@ class SuiteReader:
                 self.gates.append(Gate(str(event["after"]), bool(event["ok"]), str(event.get("why", ""))))
             case "counters":
                 self.counters = {str(key): int(value) for key, value in event.get("events", {}).items()}
+            case "stats":
+                self.stats.append(_stats(event))
             case "ejected":
                 self.ejected_after = str(event.get("after", ""))
+            case "restarted":
+                self.restarted = float(event.get("seconds", 0))
+            case "not-unloaded":
+                what = "its loader does not end" if event.get("disabled") else "it is still not disabled"
+                self.not_unloaded = f"{what} {event.get('seconds', 0):g} s after SIGINT"
+            case "loader-stays":
+                self.loader_stays = True
             case "loader-exit":
                 self.loader_exit = event
             case "done":
                 self.done = bool(event["ok"])
 
     def _loader(self, stream: str, line: str) -> None:
-        if stream == "stderr":
-            self.stderr.append(line)
-            return
-        try:
-            event = json.loads(line)
-        except ValueError:
-            return
-        # A scheduler's own loader may print JSON of another kind.
+        event = None
+        if stream == "stdout":
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+        # A scheduler's own loader may print JSON of another kind. Its log, and libbpf's words in it, can be on stdout.
         if isinstance(event, dict):
             with contextlib.suppress(KeyError, ValueError, TypeError):
                 self._loader_event(event)
+        else:
+            self.words.append(_COLOUR.sub("", line))
 
     def _loader_event(self, event: dict[str, Any]) -> None:
         match event.get("event"):
@@ -146,4 +185,28 @@ def _test(event: dict[str, Any]) -> TestResult:
         float(event.get("seconds", 0)),
         str(event.get("why", "")),
         detail,
+        str(event.get("result") or ("pass" if event["ok"] else "fail")),
+        str(event.get("reason", "")),
+        None if event.get("baseline") is None else float(event["baseline"]),
     )
+
+
+# rust/scx_stats: {"errno":0,"args":{"resp":{...}}}, with the text of the error in resp where errno is not 0.
+def _stats(event: dict[str, Any]) -> Stats:
+    after, why = str(event.get("after", "")), str(event.get("why", ""))
+    try:
+        answer = json.loads(str(event.get("answer", "{}")))
+        told = answer.get("args", {}).get("resp")
+    except (ValueError, AttributeError, RecursionError):
+        return Stats(after, (), "the statistics socket gave no scx_stats answer")
+    if answer.get("errno"):
+        return Stats(after, (), str(told)[:200])
+    return Stats(after, tuple(_flat(told))[:_MAX_FIGURES], why)
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, (int, float)) and abs(value) < _LARGEST:
+        yield name, float(value)
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield from _flat(inner, f"{name}.{key}" if name else str(key))

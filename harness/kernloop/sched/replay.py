@@ -23,9 +23,9 @@ from kernloop.vm import guests, recipe
 from kernloop.vm.guest import Guest
 from kernloop.vm.judge import unjudged
 from kernloop.vm.recipe import Recipe
-from kernloop.vm.session import Command, attend, watch
+from kernloop.vm.session import Command, End, Watched, attend, watch
 
-__all__ = ["SCHEMA", "Replay", "execute"]
+__all__ = ["SCHEMA", "Replay", "execute", "machine_of"]
 
 SCHEMA = "kernloop.replay/1"
 # The job's stdout has another name where it is read as events.
@@ -51,8 +51,7 @@ def execute(original: Path, run: Run, *, say: Callable[[str], None]) -> Replay:
     spec = runs.read_json(original / "spec.json")
     verb = str(spec["verb"])
     say("finding the kernel")
-    kernel = _kernel(made_of)
-    guest = _guest(made_of, kernel, verb)
+    kernel, guest = machine_of(made_of, verb)
     payload = (original / recipe.PAYLOAD).read_bytes()
     say(f"repeating {original.name}")
     with contextlib.ExitStack() as stack:
@@ -67,15 +66,41 @@ def execute(original: Path, run: Run, *, say: Callable[[str], None]) -> Replay:
         found = _first_difference(original / _name(name, verb), run.path / _name(name, verb))
         if found is not None:
             line, was, now = found
-            said = replace(
-                base,
-                verdict=Verdict.TEST_FAILED,
-                summary=f"{_name(name, verb)} is another from line {line} on",
-                next="was the first run stopped by its deadline? if not, this is a bug of kernloop",
-            )
+            differs = f"{_name(name, verb)} is another from line {line} on"
+            said = _other(base, watched, differs, command.seconds)
             return Replay(said, original, _name(name, verb), line, was, now)
     same = replace(base, verdict=Verdict.PASS, summary=f"the same, byte by byte, as {original.name}")
     return Replay(same, original)
+
+
+# A deadline is the host's, and so is what its other work does to it: no word on the guest.
+def _other(base: Outcome, watched: Watched, differs: str, seconds: float) -> Outcome:
+    if watched.end in (End.DEADLINE, End.BOOT_DEADLINE):
+        return replace(
+            base,
+            verdict=Verdict.INCONCLUSIVE,
+            summary=f"the {seconds:g} s of real time were over before the guest was done: {differs}",
+            next="if the first run got to its end: again, with less other work for the host",
+        )
+    if watched.end is End.GONE and watched.qemu and watched.qemu.status < 0:
+        return replace(
+            base,
+            verdict=Verdict.LOST,
+            summary=f"QEMU was killed before the guest was done: {differs}",
+            next="look at who kills: the OOM killer (host dmesg), a person; then run it again",
+        )
+    return replace(
+        base,
+        verdict=Verdict.TEST_FAILED,
+        summary=differs,
+        next="was the first run stopped by its deadline? if not, this is a bug of kernloop",
+    )
+
+
+def machine_of(made_of: Recipe, verb: str) -> tuple[Kernel, Guest]:
+    """The kernel and the guest of a run, as they were. Raises HarnessError where they cannot be had."""
+    kernel = _kernel(made_of)
+    return kernel, _guest(made_of, kernel, verb)
 
 
 def _name(stream: str, verb: str) -> str:

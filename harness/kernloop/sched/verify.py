@@ -4,54 +4,54 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shlex
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from kernloop.errors import SubjectError, UsageError
 from kernloop.host import toolset
 from kernloop.kernel import refs, source
 from kernloop.kernel.kernel import Kernel
-from kernloop.kernel.source import BpfKit
 from kernloop.runs import Run
-from kernloop.sched import compile as compiling
-from kernloop.sched import judge, programs
+from kernloop.sched import claims, judge, programs, selection
+from kernloop.sched.check import files as checking
+from kernloop.sched.check.finding import Finding
 from kernloop.sched.events import SuiteReader
 from kernloop.sched.judge import Judgement
+from kernloop.sched.prepare import Prepared, prepare
+from kernloop.sched.subject import Subject
 from kernloop.vm import cpio, guests, initramfs
 from kernloop.vm.argv import VirtualTime
 from kernloop.vm.frames import run_request
+from kernloop.vm.guest import Guest
 from kernloop.vm.handover import blob
-from kernloop.vm.initramfs import Payload
-from kernloop.vm.session import GUEST_ENV, Command, attend, watch
+from kernloop.vm.judge import with_vmcore
+from kernloop.vm.session import GUEST_ENV, Command, Session, attend, watch
 from kernloop.vm.topology import Topology
 
-__all__ = ["DEFAULT_SHIFT", "SCHEMA", "TESTS", "Request", "execute"]
+__all__ = ["DEFAULT_SHIFT", "MAX_WATCHDOG", "SCHEMA", "Made", "Request", "execute", "make", "start"]
 
 SCHEMA = "kernloop.verify/1"
-TESTS = ("idle", "saturation", "fork-storm", "affinity-storm", "wakeup", "reload")
-# `wakeup`, thousands of sleeps beside EEVDF's, takes as long as all others together: for those who look at latency.
-_BY_DEFAULT = tuple(name for name in TESTS if name != "wakeup")
-_KERNELS_OWN = "kernel:"
 # A faster machine than others get: the suite's own load is nops, which cost the host nothing, and loading BPF takes
 # half the virtual time, so half the timer ticks.
 DEFAULT_SHIFT = 3
+# Seconds: the kernel takes no more (SCX_WATCHDOG_MAX_TIMEOUT of kernel/sched/ext).
+MAX_WATCHDOG = 30
+_OUR_LOADER = f"{programs.FOLDER}/scxload"
 
 
 @dataclass(frozen=True)
 class Request:
-    """`subject` is a .bpf.c or .bpf.o; with `loader` it is None and `loader` a program (or kernel:NAME) with `args`.
+    """`timeout` in seconds of real time bounds the whole guest, whose own time is virtual unless it is `real_time`.
 
-    `timeout` in seconds of real time bounds the whole guest; the guest itself runs in virtual time.
+    No `tests` means the default ones, or as `quick` and `everything` say; no `claims`, what is seen of the scheduler.
+    `watchdog` is the scheduler's stall time-out in seconds; without, it is its own, but 5 s at most. With `dump` a
+    crash or a hang of the kernel leaves a vmcore.
     """
 
-    subject: Path | None
-    loader: str | None = None
-    args: tuple[str, ...] = ()
+    scheduler: Subject
     kernel: str = refs.DEFAULT
     topology: Topology = field(default_factory=Topology)
     memory: int = 512
@@ -59,6 +59,24 @@ class Request:
     shift: int = DEFAULT_SHIFT
     tests: tuple[str, ...] = ()
     timeout: float = 300.0
+    quick: bool = False
+    everything: bool = False
+    claims: tuple[str, ...] | None = None
+    watchdog: int | None = None
+    real_time: bool = False
+    dump: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """The guest and what it is handed; it can be started any number of times. `findings` are the static check's, which
+    is under way."""
+
+    kernel: Kernel
+    guest: Guest
+    payload: bytes
+    build_seconds: float
+    findings: Future[tuple[Finding, ...]]
 
 
 def execute(
@@ -68,6 +86,15 @@ def execute(
 
     Raises HarnessError for what fails on the host.
     """
+    made = make(request, run, say=say)
+    if isinstance(made, Judgement):
+        return made
+    say(f"starting {made.kernel.release} in {'real' if request.real_time else 'virtual'} time")
+    return start(request, made, run, on_event=on_event)
+
+
+def make(request: Request, run: Run, *, say: Callable[[str], None]) -> Made | Judgement:
+    """Build what the guest is handed; a Judgement when the scheduler's own code stops it. Raises HarnessError."""
     _check(request)
     say("finding the kernel")
     kernel = refs.resolve(request.kernel)
@@ -81,31 +108,77 @@ def execute(
     kit = source.kit(kernel)
     say("compiling")
     began = run.elapsed
-    words, files = _loader(request, kernel, kit, run)
-    if isinstance(words, Judgement):
-        return words
-    tests = ["--tests", ",".join(request.tests or _BY_DEFAULT)]
-    job = run_request([f"{programs.FOLDER}/scxsuite", *tests, *words], cwd="/root", env=GUEST_ENV)
-    payload = blob(initramfs.payload(files, extra=[cpio.regular("kl/job", job)]), seed=request.seed)
-    built = run.elapsed - began
-    say(f"starting {kernel.release} in virtual time")
+    ready = prepare(request.scheduler, kernel, kit, run)
+    if isinstance(ready, Judgement):
+        return ready
+    own = _OUR_LOADER not in ready.words
+    words = (*_options(request, ready), *ready.words)
+    if request.watchdog is not None:
+        if own:
+            raise UsageError(
+                "--watchdog is for schedulers that kernloop loads: a loader of their own sets the time-out itself",
+                hint="set timeout_ms in the scheduler's ops",
+            )
+        words = (*words, str(request.watchdog * 1000))
+    job = run_request([f"{programs.FOLDER}/scxsuite", *words], cwd="/root", env=GUEST_ENV)
+    payload = blob(initramfs.payload(ready.files, extra=[cpio.regular("kl/job", job)]), seed=request.seed)
+    virtual = None if request.real_time else VirtualTime(request.shift)
+    guest = guests.micro(kernel, request.topology, request.memory, virtual=virtual, files=programs.payloads(kit))
+    # What it finds stops nothing, so it is looked for while the guest runs.
+    checker = ThreadPoolExecutor(1)
+    findings = checker.submit(checking.check_prepared, request.scheduler, ready.object, kernel, own_loader=own)
+    checker.shutdown(wait=False)
+    return Made(kernel, guest, payload, run.elapsed - began, findings)
+
+
+def start(
+    request: Request,
+    made: Made,
+    run: Run,
+    *,
+    on_event: Callable[[dict[str, Any]], None],
+    on_guest: Callable[[int], None] = lambda pid: None,
+) -> Judgement:
+    """Run the guest to its end, its evidence in `run`; `on_guest` hears QEMU's pid. Raises HarnessError."""
     reader = SuiteReader(on_event)
-    guest = guests.micro(
-        kernel,
-        request.topology,
-        request.memory,
-        virtual=VirtualTime(request.shift),
-        files=programs.payloads(kit),
-    )
     with (run.path / "events.jsonl").open("wb") as events, (run.path / "stderr").open("wb") as errors:
 
         def stdout(data: bytes) -> None:
             _write(events, data)
             reader.feed(data)
 
-        command = Command((), request.timeout, stdout, lambda data: _write(errors, data))
-        watched = asyncio.run(watch(attend(guest, payload, run), run, command, real_time=False))
-    return judge.judge(kernel, run, watched, reader, deadline=request.timeout, build_seconds=built)
+        command = Command((), request.timeout, stdout, lambda data: _write(errors, data), dump=request.dump)
+        guest = _told(attend(made.guest, made.payload, run), on_guest)
+        watched = asyncio.run(watch(guest, run, command, real_time=request.real_time))
+    judgement = judge.judge(
+        made.kernel, run, watched, reader, deadline=request.timeout, build_seconds=made.build_seconds
+    )
+    judgement = replace(judgement, outcome=with_vmcore(judgement.outcome, run, watched.vmcore))
+    return judge.with_findings(judgement, made.findings.result())
+
+
+@contextlib.asynccontextmanager
+async def _told(
+    started: contextlib.AbstractAsyncContextManager[Session], on_guest: Callable[[int], None]
+) -> AsyncIterator[Session]:
+    async with started as session:
+        on_guest(session.machine.pid)
+        yield session
+
+
+# scxsuite's own, before what is about the loader.
+def _options(request: Request, ready: Prepared) -> list[str]:
+    tests = selection.choose(request.tests, quick=request.quick, everything=request.everything)
+    options = ["--tests", ",".join(tests)]
+    if request.everything:
+        options += ["--full"]
+    if request.claims:
+        options += ["--claims", ",".join(request.claims)]
+    elif request.claims is None and (seen := claims.of_file(ready.object)):
+        options += ["--seen", ",".join(seen)]
+    if request.real_time:
+        options += ["--real-time"]
+    return options
 
 
 def _write(file: BinaryIO, data: bytes) -> None:
@@ -115,57 +188,5 @@ def _write(file: BinaryIO, data: bytes) -> None:
 
 # What cannot be right is said before anything is fetched.
 def _check(request: Request) -> None:
-    unknown = [name for name in request.tests if name not in TESTS]
-    if unknown:
-        raise UsageError(f"there is no test called {unknown[0]!r}", hint="there are: " + " ".join(TESTS))
-    if (request.subject is None) == (request.loader is None):
-        raise UsageError(
-            "give either a scheduler (.bpf.c, .bpf.o) or --loader BINARY",
-            hint="kernloop verify examples/schedulers/fifo.bpf.c",
-        )
-    if request.args and request.loader is None:
-        raise UsageError(
-            f"{shlex.join(request.args)}: only a scheduler's own loader takes arguments",
-            hint="kernloop verify --loader BINARY -- ARGS",
-        )
-    path = request.subject or (None if _of_kernel(request) else Path(request.loader or ""))
-    if path is None:
-        return
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", hint="give the scheduler's .bpf.c or .bpf.o")
-    if not path.exists():
-        raise UsageError(f"{path} is not there", hint="examples/schedulers has some to start from")
-    if request.subject is None:
-        if not os.access(path, os.X_OK):
-            raise UsageError(f"{path} is no program that can be run", hint="a scheduler's source needs no --loader")
-    elif path.suffix == ".o":
-        compiling.take_object(path)
-    else:
-        compiling.check_source(path)
-
-
-def _of_kernel(request: Request) -> bool:
-    return request.loader is not None and request.loader.startswith(_KERNELS_OWN)
-
-
-# The suite's words on its loader and the files it takes; a Judgement when the build failed.
-def _loader(request: Request, kernel: Kernel, kit: BpfKit, run: Run) -> tuple[list[str] | Judgement, list[Payload]]:
-    if request.loader is not None:
-        if _of_kernel(request):
-            program = compiling.own_loader(request.loader.removeprefix(_KERNELS_OWN), kit, run.path)
-        else:
-            program = Path(request.loader)
-        guest = f"/root/{program.name}"
-        return ["--", guest, *request.args], [Payload(program, guest)]
-    assert request.subject is not None
-    target = run.path / "scheduler.bpf.o"
-    if request.subject.suffix == ".o":
-        shutil.copyfile(request.subject, target)
-    else:
-        built = compiling.compile_scheduler(request.subject, kit, target)
-        if built.object is None:
-            return judge.build_failed(request.subject, kernel, run, built), []
-    # The object keeps its own name in the guest: messages then say what the user calls it.
-    name = request.subject.name.removesuffix(".c").removesuffix(".o").removesuffix(".bpf") + ".bpf.o"
-    guest = f"{programs.FOLDER}/{name}"
-    return ["--nest", "--", f"{programs.FOLDER}/scxload", guest], [Payload(target, guest)]
+    selection.choose(request.tests, quick=request.quick, everything=request.everything)
+    selection.check_claims(request.claims or ())

@@ -100,6 +100,7 @@ void loader_reap(void)
 	/* Whatever it left behind in its group would keep the link, and its pipes, open. */
 	kill(-suite.loader, SIGKILL);
 	suite.loader = 0;
+	suite.loader_status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 	for (int i = 0; i < 2; i++) {
 		loader_read(i);
 		if (streams[i].used)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * scxload OBJ.bpf.o: a nest of loaders, each of which loads, attaches and watches the scheduler in OBJ.
+ * scxload OBJ.bpf.o [TIMEOUT_MS]: a nest of loaders, each of which loads, attaches and watches the scheduler in OBJ. Its
+ * stall time-out is TIMEOUT_MS; without, what it says, but 5000 at most.
  *
  * The nest reads the running kernel's BTF once: 5 MB, more work than all the rest of a load. For each byte on stdin, a
  * socket, it forks a loader, a child of its own parent, and answers with the pid. It ends with the socket, a loader on
@@ -39,8 +40,9 @@
 
 #define SYSFS "/sys/kernel/sched_ext/"
 
-enum { EXIT_EJECTED = 1, EXIT_UNUSABLE, EXIT_LOAD, EXIT_ATTACH };
+enum { EXIT_EJECTED = 1, EXIT_UNUSABLE, EXIT_LOAD, EXIT_ATTACH, EXIT_RESTART };
 enum { KIND_ERROR = 1024, DUMP_LEN_DEFAULT = 32768, TIMEOUT_MS = 5000, POLL_S = 1 };
+enum { ACTION_SHIFT = 48, ACTION_RESTART = 1 };
 
 static volatile sig_atomic_t stop_requested;
 
@@ -62,6 +64,7 @@ struct scheduler {
 	struct bpf_map *ops_map;
 	struct var uei_var;
 	struct uei uei;
+	uint64_t timeout_ms;		/* 0: the scheduler's own, within bounds */
 	char name[128];
 };
 
@@ -243,8 +246,8 @@ static void prepare(struct scheduler *s)
 			 (char *)bpf_map__initial_value(s->ops_map, NULL) + name->offset / 8);
 
 	asked = ops_get(s, "timeout_ms");
-	if (!asked || asked > TIMEOUT_MS)
-		ops_set(s, "timeout_ms", TIMEOUT_MS);
+	if (s->timeout_ms || !asked || asked > TIMEOUT_MS)
+		ops_set(s, "timeout_ms", s->timeout_ms ? s->timeout_ms : TIMEOUT_MS);
 	if (read_line(SYSFS "hotplug_seq", text, sizeof(text)))
 		ops_set(s, "hotplug_seq", strtoull(text, NULL, 10));
 	clear_unknown_members(s);
@@ -310,6 +313,14 @@ static int uei_kind(const struct scheduler *s)
 	return kind ? __atomic_load_n(kind, __ATOMIC_ACQUIRE) : 0;
 }
 
+/* The other end of ops.exit() asks for it, as the kernel does when a CPU goes (scx/user_exit_info.h). */
+static bool wants_restart(const struct scheduler *s)
+{
+	const uint64_t *code = uei_at(s, "exit_code");
+
+	return code && *code >> ACTION_SHIFT & ACTION_RESTART;
+}
+
 static void json_text(const char *key, const char *text, size_t size)
 {
 	json_mem(key, text ? text : "", text ? strnlen(text, size) : 0);
@@ -360,7 +371,9 @@ static int watch(const struct scheduler *s, struct bpf_link *link)
 	bpf_link__destroy(link);
 	if (uei_kind(s)) {
 		report_exit(s);
-		return uei_kind(s) >= KIND_ERROR ? EXIT_EJECTED : 0;
+		if (uei_kind(s) >= KIND_ERROR)
+			return EXIT_EJECTED;
+		return wants_restart(s) ? EXIT_RESTART : 0;
 	}
 	json_open(gone ? "gone" : "detached");
 	json_close();
@@ -428,8 +441,9 @@ int main(int argc, char **argv)
 	struct scheduler s = { 0 };
 	sigset_t stop;
 
-	if (argc != 2)
-		unusable("usage: scxload OBJ.bpf.o");
+	if (argc != 2 && argc != 3)
+		unusable("usage: scxload OBJ.bpf.o [TIMEOUT_MS]");
+	s.timeout_ms = argc == 3 ? strtoul(argv[2], NULL, 10) : 0;
 	setrlimit(RLIMIT_MEMLOCK, &unlimited);
 	s.kernel = spare_kernel_btf = libbpf_find_kernel_btf();
 	if (s.kernel)

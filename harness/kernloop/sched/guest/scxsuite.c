@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * scxsuite [--nest] [--tests a,b,...] -- LOADER ARGS...
+ * scxsuite [--nest] [--real-time] [--full] [--claims a,b,...] [--seen a,b,...] [--tests a,b,...] -- LOADER ARGS...
  *
  * Runs a sched_ext scheduler's loader (the scheduler's own, or with --nest scxload) and puts the scheduler to the test.
  * Everything is told as JSON lines on stdout. The controller itself is SCHED_FIFO: no scheduler can starve it.
@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +19,7 @@
 #include <unistd.h>
 
 #include "json.h"
+#include "pulse.h"
 #include "suite.h"
 #include "workers.h"
 
@@ -29,17 +29,33 @@
  * don't tell theirs.
  */
 enum { POLL_MS = 50, POLL_MAX_MS = 1000, FIFO_PRIORITY = 50 };
-enum { KERNEL_WATCHDOG_S = 30, ENABLE_S = 120, EJECTED_LOADER_S = 10, REAP_S = 10 };
+enum { KERNEL_WATCHDOG_S = 30, REAP_S = 10 };
 
 struct suite suite = { .watchdog = KERNEL_WATCHDOG_S };
 
+/* In the order of running: what is quick to show a broken scheduler comes first, what takes the scheduler out last. */
 static const struct test tests[] = {
-	{ "idle", NULL, NULL, test_idle },
-	{ "saturation", NULL, NULL, test_saturation },
-	{ "fork-storm", baseline_fork, "tasks/s", test_fork },
-	{ "affinity-storm", NULL, NULL, test_affinity },
-	{ "wakeup", baseline_wakeup, "us", test_wakeup },
-	{ "reload", NULL, NULL, test_reload },
+	{ "idle", .run = test_idle },
+	{ "saturation", .run = test_saturation },
+	{ "fork-storm", .run = test_fork, .baseline = baseline_fork, .baseline_unit = "tasks/s" },
+	{ "affinity-storm", .run = test_affinity },
+	{ "cpuset", .run = test_cpuset },
+	{ "cgroup-weights", .run = test_cgroup_weights, .baseline = baseline_cgroup_weights, .baseline_unit = "ratio",
+	  .needs = CLAIM_CGROUPS },
+	{ "cgroup-storm", .run = test_cgroup_storm },
+	{ "leak", .run = test_leak },
+	{ "partial", .run = test_partial, .needs = CLAIM_PARTIAL, .no_control = true },
+	{ "wakeup", .run = test_wakeup, .baseline = baseline_wakeup, .baseline_unit = "us" },
+	{ "fairness", .run = test_fairness },
+	{ "sleeper", .run = test_sleeper, .baseline = baseline_sleeper, .baseline_unit = "us" },
+	{ "work-conservation", .run = test_conserve },
+	{ "kthreads", .begin = begin_kthreads, .end = end_kthreads, .seconds = 2.5 },
+	{ "policy-mix", .begin = begin_policies, .end = end_policies, .seconds = 2.5 },
+	{ "policy-flips", .begin = begin_flips, .end = end_flips, .seconds = 2.5 },
+	{ "rt-dl", .run = test_rtdl },
+	{ "starvation", .run = test_starvation },
+	{ "hotplug", .run = test_hotplug },
+	{ "reload", .run = test_reload, .no_control = true },
 };
 
 enum { NR_TESTS = sizeof(tests) / sizeof(tests[0]) };
@@ -58,10 +74,12 @@ static void relay(double until, int longest_ms)
 		{ .fd = loader_wait_fd(1), .events = POLLIN },
 		{ .fd = watch_kmsg_fd(), .events = POLLIN },
 	};
-	double left = (until - now()) * 1000;
+	double left = (until - now()) * 1000, began;
 	int ms = left <= 0 ? 0 : left > longest_ms ? longest_ms : (int)left + 1;
 
-	poll(fds, 3, ms);
+	began = now();
+	if (!poll(fds, 3, ms) && now() - began - ms * MS > suite.late)
+		suite.late = now() - began - ms * MS;
 	for (int i = 0; i < 2; i++)
 		if (fds[i].revents)
 			loader_read(i);
@@ -94,186 +112,39 @@ bool pump_while(bool (*busy)(void), double until)
 	return !still;
 }
 
-void fail(struct result *r, const char *format, ...)
+/* The next tests that run at once: one with a run(), or all neighbours without. Answers how many table rows they are. */
+static int next_stage(int first, const struct test **stage, int *count)
 {
-	va_list args;
+	int i = first;
 
-	/* The first reason is nearest to the cause. */
-	if (!r->ok)
-		return;
-	r->ok = false;
-	va_start(args, format);
-	vsnprintf(r->why, sizeof(r->why), format, args);
-	va_end(args);
-}
-
-void note(struct result *r, const char *name, double value)
-{
-	if (r->notes == NOTES)
-		return;
-	r->note[r->notes].name = name;
-	r->note[r->notes++].value = value;
-}
-
-static void report(const char *name, const struct result *r, double seconds)
-{
-	json_open("test");
-	json_str("name", name);
-	json_bool("ok", r->ok);
-	json_num("figure", r->figure);
-	json_str("unit", r->unit);
-	json_num("limit", r->limit);
-	json_num("seconds", seconds);
-	json_str("why", r->why);
-	json_begin("detail", '{');
-	for (int i = 0; i < r->notes; i++)
-		json_num(r->note[i].name, r->note[i].value);
-	json_end('}');
-	json_close();
-}
-
-/*
- * With the test's tasks gone the machine comes to rest, unless the scheduler has lost a task: that one stays runnable.
- * Then wait for the watchdog, whose dump tells which and where.
- */
-static void settle(struct result *r)
-{
-	if (!suite.lost && !pump_while(others_want_cpu, now() + 1.5 * suite.watchdog + 1))
-		fail(r, "a task wants the CPU and does not get it, on an idle machine");
-}
-
-static bool run_test(const struct test *test)
-{
-	struct result r = { .ok = true, .unit = "" };
-	double begin = now();
-	int left;
-	bool ok;
-
-	json_open("test-start");
-	json_str("name", test->name);
-	json_close();
-	test->run(&r);
-	left = pool_stop(REAP_S);
-	if (left)
-		fail(&r, "%d killed tasks could not die within %d s: the scheduler does not run them", left, REAP_S);
-	settle(&r);
-	/* Why it was lost stands in the loader's last words; an unrelated figure must not hide it. */
-	if (suite.lost) {
-		r.ok = true;
-		fail(&r, "the scheduler was ejected or restarted during the test");
-	}
-	report(test->name, &r, now() - begin);
-	ok = gate(test->name) && r.ok;
-	counters(test->name);
-	return ok;
-}
-
-static void ejected(const char *after)
-{
-	char state[32] = "unknown";
-
-	scx_state(state, sizeof(state));
-	json_open("ejected");
-	json_str("after", after);
-	json_str("state", state);
-	json_close();
-
-	/* Loaders print the dump and exit; some restart the scheduler instead, and say nothing. */
-	suite.up = false;
-	if (pump_while(loader_running, now() + EJECTED_LOADER_S))
-		return;
-	if (scx_is("enabled") && scx_enable_seq() != suite.enable_seq) {
-		json_open("restarted");
-		json_uint("enable_seq", scx_enable_seq());
-		json_close();
-	}
-	suite.unloading = true;
-	loader_stop(SIGKILL, EJECTED_LOADER_S);
-}
-
-static unsigned long seq_before;
-
-static bool enabling(void)
-{
-	return !suite.dropped && loader_running() && !scx_adopt(seq_before);
-}
-
-bool start_scheduler(void)
-{
-	double begin = now();
-
-	seq_before = scx_enable_seq();
-	suite.up = suite.lost = suite.dropped = suite.unloading = false;
-	loader_start();
-	pump_while(enabling, begin + ENABLE_S);
-	suite.enable_seconds = now() - begin;
-	if (suite.up && !suite.dropped) {
-		json_open("enabled");
-		json_str("ops", suite.ops);
-		json_num("seconds", suite.enable_seconds);
-		json_uint("enable_seq", suite.enable_seq);
-		json_bool("partial", suite.partial);
-		json_close();
-		return true;
-	}
-	if (suite.dropped || suite.up) {
-		ejected("enable");
-		return false;
-	}
-	json_open("not-enabled");
-	json_str("why", loader_running() ? "not enabled in time" : "the loader ended before the scheduler was enabled");
-	json_close();
-	suite.unloading = true;
-	if (loader_running())
-		loader_stop(SIGINT, EJECTED_LOADER_S);
-	return false;
-}
-
-static bool scheduler_there(void)
-{
-	return !scx_is("disabled");
-}
-
-bool stop_scheduler(double seconds)
-{
-	suite.unloading = true;
-	suite.up = false;
-	loader_signal(SIGINT);
-	return pump_while(scheduler_there, now() + seconds);
+	*count = 0;
+	do
+		if (selected[i])
+			stage[(*count)++] = &tests[i];
+	while (++i < NR_TESTS && !tests[first].run && !tests[i].run);
+	return i - first;
 }
 
 static bool run_suite(bool nest)
 {
-	bool ok;
+	const struct test *stage[NR_TESTS];
+	int count;
 
-	for (int i = 0; i < NR_TESTS; i++) {
-		if (!selected[i] || !tests[i].baseline)
-			continue;
-		json_open("baseline");
-		json_str("name", tests[i].name);
-		json_num("figure", tests[i].baseline());
-		json_str("unit", tests[i].baseline_unit);
-		json_close();
-	}
+	for (int i = 0; i < NR_TESTS; i++)
+		if (selected[i] && tests[i].baseline && !missing_claim(tests[i].needs))
+			take_baseline(&tests[i]);
 	if (nest)
 		loader_nest();
 	if (!start_scheduler())
 		return false;
-	ok = gate("enable");
-	for (int i = 0; i < NR_TESTS; i++) {
-		if (!selected[i])
-			continue;
-		ok &= run_test(&tests[i]);
-		if (suite.lost)
-			ejected(tests[i].name);
-		else if (!suite.up && loader_running())
-			loader_stop(SIGINT, EJECTED_LOADER_S);
-		if (suite.lost || !suite.up)
+	gate("enable");
+	suite.bad_line[0] = 0;
+	for (int i = 0; i < NR_TESTS;) {
+		i += next_stage(i, stage, &count);
+		if (!run_stage(stage, count))
 			return false;
 	}
-	if (!stop_scheduler(EJECTED_LOADER_S))
-		ok = false;
-	return loader_stop(0, EJECTED_LOADER_S) && ok;
+	return unload_scheduler() && !suite.failed;
 }
 
 static bool select_tests(char *list)
@@ -303,7 +174,13 @@ static bool parse(int argc, char **argv, bool *nest)
 		}
 		if (!strcmp(argv[i], "--nest"))
 			*nest = true;
-		else if (strcmp(argv[i], "--tests") || !select_tests(argv[++i]))
+		else if (!strcmp(argv[i], "--real-time"))
+			suite.real_time = true;
+		else if (!strcmp(argv[i], "--full"))
+			suite.full = true;
+		else if (!strcmp(argv[i], "--claims") ? !read_claims(argv[++i], &suite.claims) :
+			 !strcmp(argv[i], "--seen") ? !read_claims(argv[++i], &suite.seen) :
+			 strcmp(argv[i], "--tests") || !select_tests(argv[++i]))
 			return false;
 	}
 	return false;
@@ -316,7 +193,8 @@ int main(int argc, char **argv)
 	bool nest = false, ok;
 
 	if (!parse(argc, argv, &nest)) {
-		fprintf(stderr, "usage: scxsuite [--nest] [--tests a,b,...] -- LOADER ARGS...\ntests:");
+		fprintf(stderr, "usage: scxsuite [--nest] [--real-time] [--full] [--claims a,b,...] [--seen a,b,...] "
+				"[--tests a,b,...] -- LOADER ARGS...\ntests:");
 		for (int i = 0; i < NR_TESTS; i++)
 			fprintf(stderr, " %s", tests[i].name);
 		fputc('\n', stderr);
@@ -332,6 +210,7 @@ int main(int argc, char **argv)
 	if (suite.cpus > MAX_CPUS)
 		suite.cpus = MAX_CPUS;
 	pool_open();
+	pulse_open();
 	watch_open();
 
 	json_open("start");

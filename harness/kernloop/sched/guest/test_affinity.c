@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "pinned.h"
+#include "place.h"
 #include "suite.h"
 #include "workers.h"
 
@@ -25,26 +27,10 @@ static void pin(struct worker *w, pid_t pid, uint64_t mask)
 	for (int cpu = 0; cpu < MAX_CPUS; cpu++)
 		if (mask >> cpu & 1)
 			CPU_SET(cpu, &set);
-	w->mask_seq++;
-	w->mask = mask;
+	mask_begin(w, mask);
 	if (sched_setaffinity(pid, sizeof(set), &set))
 		w->failed = true;
-	w->mask_ns = clock_ns();
-	w->mask_seq++;
-}
-
-/* How long after the last change is this task still outside its mask? */
-static void look(struct worker *w)
-{
-	unsigned int seq = w->mask_seq;
-	uint64_t mask = w->mask, since = w->mask_ns, t;
-	int cpu = sched_getcpu();
-
-	t = clock_ns();
-	if (seq % 2 || seq != w->mask_seq || !mask || mask >> cpu & 1)
-		return;
-	if (t - since > w->outside_ns)
-		w->outside_ns = t - since;
+	mask_end(w);
 }
 
 static uint64_t random_mask(uint32_t *state)
@@ -53,27 +39,6 @@ static uint64_t random_mask(uint32_t *state)
 
 	/* Every other one is a single CPU: those are hard on a scheduler. */
 	return prng(state) & 1 || !mask ? 1ULL << prng(state) % suite.cpus : mask;
-}
-
-static void runner(struct worker *w)
-{
-	while (!pool->stop) {
-		burn(w, 3 * MS);
-		look(w);
-		if (++w->rounds % 4 == 0)
-			rest(w, 3 * MS);
-	}
-}
-
-static void sleeper(struct worker *w)
-{
-	while (!pool->stop) {
-		rest(w, 5 * MS);
-		look(w);
-		burn(w, 0.5 * MS);
-		look(w);
-		w->rounds++;
-	}
 }
 
 static void self_pinner(struct worker *w)
@@ -106,7 +71,7 @@ static void shuffler(struct worker *w)
 
 void test_affinity(struct result *r)
 {
-	int cpus = suite.cpus, victims;
+	int cpus = suite.cpus, victims, held;
 	double wait = 0;
 
 	r->unit = "ms";
@@ -115,6 +80,10 @@ void test_affinity(struct result *r)
 		spawn(runner, 0, ANY_CPU, 0);
 		spawn(sleeper, 0, ANY_CPU, 0);
 	}
+	/* With migration disabled: an order to another CPU ejects a scheduler that looks at the mask alone. */
+	held = pinned_open() ? cpus : 0;
+	for (int i = 0; i < held; i++)
+		spawn(pinned_runner, 0, ANY_CPU, 0);
 	victims = pool->count;
 	for (int i = 0; i < cpus; i++) {
 		spawn(self_pinner, 0, ANY_CPU, i + 1);
@@ -123,6 +92,7 @@ void test_affinity(struct result *r)
 	}
 	spawn(shuffler, 0, ANY_CPU, victims);
 	pump(now() + STORM_S);
+	pinned_close();
 
 	for (int i = 0; i < pool->count; i++) {
 		const struct worker *w = &pool->worker[i];
@@ -138,6 +108,7 @@ void test_affinity(struct result *r)
 	}
 	note(r, "tasks", pool->count);
 	note(r, "repinned_by_others", pool->worker[pool->count - 1].rounds);
+	note(r, "migration_disabled", held);
 	note(r, "longest_wait_ms", wait / MS);
 	note(r, "wait_limit_ms", WAIT_LIMIT_S / MS);
 	if (r->figure > r->limit)

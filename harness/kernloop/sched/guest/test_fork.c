@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* fork-storm: hundreds of short tasks, several parents at a time. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -34,32 +35,42 @@ static int child(void *arg)
 	_exit(0);
 }
 
-static void parent(struct worker *w)
+/* A batch of short tasks, and the wait for them, which is no wait for the CPU. */
+static void brood(struct worker *w, int batch)
 {
 	pid_t self = getpid();
+	int started = 0, status;
 
-	for (int left = w->arg; left > 0;) {
-		int batch = left < BATCH ? left : BATCH, started = 0, status;
-
-		while (started < batch) {
-			if (clone(child, stacks[started] + sizeof(stacks[0]), CLONE_VM | SIGCHLD, &self) < 0)
-				break;
-			started++;
-			ran(w);
-		}
-		if (started < batch)
-			w->failed = true;
-		/* The wait for the children is no wait for the CPU. */
-		w->due_ns = UINT64_MAX;
-		for (int i = 0; i < started; i++) {
-			if (wait(&status) < 0 || status)
-				w->failed = true;
-			else
-				w->rounds++;
-		}
+	while (started < batch) {
+		if (clone(child, stacks[started] + sizeof(stacks[0]), CLONE_VM | SIGCHLD, &self) < 0)
+			break;
+		started++;
 		ran(w);
-		left -= batch;
 	}
+	if (started < batch) {
+		pool->refused = errno;
+		w->failed = true;
+	}
+	w->due_ns = UINT64_MAX;
+	for (int i = 0; i < started; i++) {
+		if (wait(&status) < 0 || status)
+			w->failed = true;
+		else
+			w->rounds++;
+	}
+	ran(w);
+}
+
+static void parent(struct worker *w)
+{
+	for (int left = w->arg; left > 0; left -= BATCH)
+		brood(w, left < BATCH ? left : BATCH);
+}
+
+void forker(struct worker *w)
+{
+	while (!pool->stop)
+		brood(w, BATCH);
 }
 
 /* Tasks a second, 0 when not all came and went. */

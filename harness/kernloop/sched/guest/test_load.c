@@ -66,16 +66,6 @@ static void kthread_prober(struct worker *w)
 	}
 }
 
-static double worst(struct worker *const *group, int count)
-{
-	double longest = 0;
-
-	for (int i = 0; i < count; i++)
-		if (worst_wait(group[i]) > longest)
-			longest = worst_wait(group[i]);
-	return longest;
-}
-
 static bool someone_starves(void)
 {
 	for (int i = 0; i < pool->count; i++)
@@ -106,7 +96,7 @@ void test_saturation(struct result *r)
 
 	/* First all are equal; then every fourth spinner is at nice 5 and the returners come. */
 	pump(begin + PHASE_S);
-	equal_wait = worst(spinners, nr_spinners);
+	equal_wait = longest_of(spinners, nr_spinners);
 	/* A change of nice value would queue a lost task again and hide it from the watchdog. */
 	for (int i = 3; i < nr_spinners; i += 4)
 		if (overdue(spinners[i]) < SPINNER_LIMIT_S)
@@ -115,7 +105,7 @@ void test_saturation(struct result *r)
 	/* A lost task ejects the scheduler only after its watchdog's time: stay for that, the dump tells most. */
 	pump_while(someone_starves, now() + 1.5 * suite.watchdog + 1);
 
-	spinner_wait = worst(returners, nr_returners);
+	spinner_wait = longest_of(returners, nr_returners);
 	for (int i = 0; i < nr_spinners; i++) {
 		double *group = i % 4 == 3 ? &nice_wait : &spinner_wait;
 
@@ -126,10 +116,10 @@ void test_saturation(struct result *r)
 	for (int i = 0; i < nr_returners; i++)
 		used += returners[i]->cpu_ns / 1e9;
 	kthread_wait = worst_wait(kernel_work);
-	r->figure = worst(probers, cpus + 1) / MS;
+	r->figure = longest_of(probers, cpus + 1) / MS;
 
 	note(r, "prober_free_ms", worst_wait(probers[cpus]) / MS);
-	note(r, "prober_pinned_ms", worst(probers, cpus) / MS);
+	note(r, "prober_pinned_ms", longest_of(probers, cpus) / MS);
 	note(r, "kthread_ms", kthread_wait / MS);
 	note(r, "spinner_equal_ms", equal_wait / MS);
 	note(r, "spinner_nice0_ms", spinner_wait / MS);

@@ -14,11 +14,11 @@
 #include "suite.h"
 #include "workers.h"
 
-enum { ROUNDS = 240, PAIR_SETS = 3 };
+enum { ROUNDS = 120, PAIR_SETS = 3 };
 
 #define PAIR_DEADLINE_S 10.0
 #define LOST_S 2		/* a partner that does not answer for so long was not woken */
-#define MIX_S 4.0
+#define MIX_S 2.6
 #define MIX_WAIT_LIMIT_S 1.0
 /* Loose on purpose: it is to catch wake-ups that wait for a tick, a slice or a missing kick, not small overheads. */
 #define LATENCY_FACTOR 5.0

@@ -59,9 +59,10 @@ static bool alarming(const char *text)
 		return true;
 	if (!strstr(text, "sched_ext:") || !strstr(text, "\" disabled ("))
 		return false;
-	if (suite.unloading && strstr(text, "unregistered from user space"))
+	if (suite.unloading && strstr(text, suite.unloading))
 		return false;
 	suite.dropped = true;
+	suite.resigned = strstr(text, BY_ANYBODY) != NULL;
 	return true;
 }
 
@@ -123,6 +124,8 @@ bool scx_adopt(unsigned long seq_before)
 		return false;
 	suite.enable_seq = scx_enable_seq();
 	suite.partial = read_word(SYSFS "switch_all", all, sizeof(all)) && !strcmp(all, "0");
+	if (suite.partial)
+		suite.claims |= CLAIM_PARTIAL;
 	suite.up = true;
 	return true;
 }
@@ -143,6 +146,18 @@ bool others_want_cpu(void)
 	       runnable > 1;
 }
 
+/* The eighth figure of /proc/stat's first line, in ticks (fs/proc/stat.c). */
+double steal_seconds(void)
+{
+	char text[4096];
+	unsigned long ticks;
+
+	if (!read_text("/proc/stat", text, sizeof(text)) ||
+	    sscanf(text, "cpu %*u %*u %*u %*u %*u %*u %*u %lu", &ticks) != 1)
+		return 0;
+	return ticks / (double)sysconf(_SC_CLK_TCK);
+}
+
 bool gate(const char *after)
 {
 	char state[32] = "unknown", ops[128] = "", why[512] = "";
@@ -158,7 +173,7 @@ bool gate(const char *after)
 		snprintf(why, sizeof(why), "enable_seq went from %lu to %lu: it was loaded anew", suite.enable_seq, seq);
 	else if (suite.bad_line[0])
 		snprintf(why, sizeof(why), "kernel message: %s", suite.bad_line);
-	suite.bad_line[0] = 0;
+	suite.failed |= why[0];
 
 	json_open("gate");
 	json_str("after", after);

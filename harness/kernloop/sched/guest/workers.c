@@ -15,12 +15,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "pulse.h"
 #include "suite.h"
 
 enum { POLICY_SCHED_EXT = 7 };
 
 /* CPU time is read after so much of real time: a system call costs far more of the host than what it measures. */
 #define BURN_STEP_NS 500000
+
+#define FORK_PATIENCE_S 5.0
 
 struct pool *pool;
 
@@ -74,6 +77,28 @@ static _Noreturn void run_worker(struct worker *w, void (*body)(struct worker *)
 	_exit(0);
 }
 
+/* A scheduler can refuse a fork, by ops.init_task(). It is told, and taken out when it goes on with that. */
+static pid_t fork_patiently(void)
+{
+	double patience = now() + FORK_PATIENCE_S;
+	pid_t pid;
+
+	while ((pid = fork()) < 0) {
+		pool->refused = errno;
+		if (now() < patience) {
+			drain(now() + 20 * MS);
+		} else if (loader_running()) {
+			suite.unloading = BY_USER;
+			suite.up = false;
+			loader_stop(SIGKILL, FORK_PATIENCE_S);
+		} else {
+			perror("scxsuite: fork");
+			exit(2);
+		}
+	}
+	return pid;
+}
+
 struct worker *spawn(void (*body)(struct worker *), int nice, int cpu, int arg)
 {
 	struct worker *w = &pool->worker[pool->count];
@@ -83,13 +108,9 @@ struct worker *spawn(void (*body)(struct worker *), int nice, int cpu, int arg)
 	w->index = pool->count++;
 	w->arg = arg;
 	w->due_ns = clock_ns();
-	pid = fork();
+	pid = fork_patiently();
 	if (pid == 0)
 		run_worker(w, body, nice, cpu, controller);
-	if (pid < 0) {
-		perror("scxsuite: fork");
-		exit(2);
-	}
 	/* Not straight from fork(): the child shares this memory, and its 0 must not land here. */
 	w->pid = pid;
 	return w;
@@ -114,6 +135,7 @@ int pool_stop(double seconds)
 	double deadline = now() + seconds;
 	int left = 0;
 
+	pulse_collect();
 	pool->stop = true;
 	for (int i = 0; i < pool->count; i++)
 		if (pool->worker[i].pid)
@@ -152,14 +174,42 @@ double worst_wait(const struct worker *w)
 	return current > past ? current : past;
 }
 
+double longest_of(struct worker *const *group, int count)
+{
+	double longest = 0;
+
+	for (int i = 0; i < count; i++)
+		if (worst_wait(group[i]) > longest)
+			longest = worst_wait(group[i]);
+	return longest;
+}
+
+bool anybody_overdue(struct worker *const *group, int count, double seconds)
+{
+	for (int i = 0; i < count; i++)
+		if (overdue(group[i]) > seconds)
+			return true;
+	return false;
+}
+
+void set_policy(int policy, int priority)
+{
+	const struct sched_param param = { .sched_priority = priority };
+
+	if (!suite.partial)
+		sched_setscheduler(0, policy, &param);
+}
+
 void ran(struct worker *w)
 {
-	uint64_t t = clock_ns();
+	uint64_t t = clock_ns(), late = t > w->due_ns ? t - w->due_ns : 0;
+	uint64_t used = cpu_ns(), busy = used - w->cpu_ns;
 
-	if (t > w->due_ns && t - w->due_ns > w->worst_ns)
-		w->worst_ns = t - w->due_ns;
+	if (late > w->worst_ns)
+		w->worst_ns = late;
+	pulse_ran(t, late > busy ? late - busy : 0, busy);
 	w->due_ns = t;
-	w->cpu_ns = cpu_ns();
+	w->cpu_ns = used;
 }
 
 /* Virtual time passes by instruction, and under TCG none is cheaper than a nop: a thousand cost the host a few. */

@@ -18,6 +18,8 @@ struct worker {
 	_Atomic uint64_t cpu_ns;	/* CPU time used */
 	_Atomic uint64_t due_ns;	/* it has wanted the CPU since then (in the future while it sleeps) */
 	_Atomic uint64_t worst_ns;	/* the longest it waited for the CPU */
+	_Atomic uint64_t wanted_ns;	/* time in which it had work to do, by its own account */
+	_Atomic uint64_t wants_since_ns;	/* ... and since when it has again, 0 while it rests */
 	_Atomic uint64_t rounds;
 	_Atomic uint64_t done_ns;	/* when its work was finished, 0 before */
 	_Atomic bool failed;
@@ -36,6 +38,7 @@ struct worker {
 
 struct pool {
 	_Atomic bool stop;
+	_Atomic int refused;	/* a fork failed with this errno */
 	_Atomic bool gentle;	/* spinners mostly sleep: leave the CPUs to a loader at work */
 	int count;
 	struct worker worker[MAX_WORKERS];
@@ -52,8 +55,11 @@ bool pool_busy(void);	/* some worker is not done yet */
 /* For the controller: the longest wait so far, a wait still going on included; in seconds. */
 double worst_wait(const struct worker *w);
 double overdue(const struct worker *w);
+double longest_of(struct worker *const *group, int count);
+bool anybody_overdue(struct worker *const *group, int count, double seconds);
 
-/* For worker bodies. */
+/* For worker bodies. A partial scheduler's load stays SCHED_EXT: another policy would be another scheduler's. */
+void set_policy(int policy, int priority);
 uint64_t clock_ns(void);
 uint64_t cpu_ns(void);
 void spin(uint64_t ns);				/* keep the CPU busy for so long, at most half a millisecond */
@@ -64,6 +70,7 @@ void ran(struct worker *w);			/* on the CPU now */
 
 /* Bodies that more than one test uses. */
 void spinner(struct worker *w);
+void forker(struct worker *w);			/* short tasks without an end */
 void prober(struct worker *w);			/* wakes once a second */
 
 /* A fixed sequence per seed. */
