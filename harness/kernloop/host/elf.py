@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,20 @@ from elftools.elf.segments import InterpSegment
 
 from kernloop.errors import UsageError
 
-__all__ = ["closure"]
+__all__ = ["DAMAGE", "closure"]
+
+# What pyelftools lets out of a damaged file: what its construct, a seek() to 2^63 and zlib happen to raise.
+DAMAGE = (
+    ELFError,
+    struct.error,
+    zlib.error,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True)

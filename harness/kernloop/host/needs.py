@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -14,7 +15,18 @@ from pathlib import Path
 from kernloop.host import apt, process, toolset
 from kernloop.host.paths import cache_dir
 
-__all__ = ["Distribution", "Need", "State", "build_needs", "distribution", "host_needs", "install_line"]
+__all__ = [
+    "RUSTUP",
+    "Distribution",
+    "Need",
+    "State",
+    "build_needs",
+    "debug_needs",
+    "distribution",
+    "host_needs",
+    "install_line",
+    "rust_needs",
+]
 
 _GIB = 1 << 30
 
@@ -61,6 +73,8 @@ _ELSEWHERE = {
         "libssl-dev": "openssl-devel",
         "zlib1g-dev": "zlib-devel",
         "libc6-dev": "glibc-devel",
+        "libclang-dev": "clang-devel",
+        "pkg-config": "pkgconf",
     },
     "arch": {
         "apt": "apt (AUR)",
@@ -73,6 +87,8 @@ _ELSEWHERE = {
         "libssl-dev": "openssl",
         "zlib1g-dev": "zlib",
         "libc6-dev": "glibc",
+        "libclang-dev": "clang",
+        "pkg-config": "pkgconf",
     },
 }
 _INSTALL = {"debian": "apt-get install -y --no-install-recommends", "fedora": "dnf install", "arch": "pacman -S"}
@@ -149,6 +165,70 @@ def build_needs(where: Distribution) -> list[Need]:
             cure = install_line((package,), where)
             found.append(Need(package, State.WARN, "", f"kernel build: {why}", cure, (package,)))
     return found
+
+
+_FOR_DEBUGGING = (
+    ("gdb", "debug kgdb: GDB with Python"),
+    ("tmux", "debug kgdb: a GDB that a person can watch; 3.2 or later"),
+)
+
+
+def debug_needs(where: Distribution) -> list[Need]:
+    """What the debuggers take of the host; only their verbs miss one that is not there."""
+    found = []
+    for name, why in _FOR_DEBUGGING:
+        if shutil.which(name):
+            found.append(Need(name, State.OK, "present", why))
+        else:
+            found.append(Need(name, State.WARN, "", why, install_line((name,), where), (name,)))
+    return found
+
+
+# What crates of schedulers ask for (rust-version); Debian's own rustc is older.
+_RUSTC = (1, 91)
+RUSTUP = "install Rust 1.91 or later: https://rustup.rs"
+_FOR_RUST = (
+    ("cc", "gcc", "rustc links with it"),
+    ("pkg-config", "pkg-config", "libbpf-sys looks for libelf and zlib by it"),
+    ("/usr/include/libelf.h", "libelf-dev", "libbpf, in each Rust scheduler"),
+    ("/usr/include/zlib.h", "zlib1g-dev", "libbpf, in each Rust scheduler"),
+)
+
+
+def rust_needs(where: Distribution) -> list[Need]:
+    """What `sched get` and `verify` on a Cargo project take of the host; only those miss one that is not there."""
+    found = [_rustc()]
+    for name, package, why in (
+        *_FOR_RUST,
+        (_libclang(), "libclang-dev", "bindgen reads headers by it"),
+    ):
+        if name and (shutil.which(name) or Path(name).is_file()):
+            found.append(Need(package, State.OK, "present", f"Rust schedulers: {why}"))
+        else:
+            cure = install_line((package,), where)
+            found.append(Need(package, State.WARN, "", f"Rust schedulers: {why}", cure, (package,)))
+    return found
+
+
+def _rustc() -> Need:
+    why = "sched get, and verify on a Cargo project"
+    path = shutil.which("rustc")
+    if path is None or shutil.which("cargo") is None:
+        return Need("rustc", State.WARN, "", why, RUSTUP)
+    said = process.run([path, "--version"], seconds=20, what="rustc --version", check=False).stdout
+    match = re.search(r"(\d+)\.(\d+)\.\d+", said)
+    if match is None or (int(match[1]), int(match[2])) < _RUSTC:
+        return Need("rustc", State.WARN, match[0] if match else "unknown", why, "rustup update stable, or " + RUSTUP)
+    return Need("rustc", State.OK, match[0], why)
+
+
+# Where clang-sys, which bindgen is built on, looks for it; "" when it is nowhere.
+def _libclang() -> str:
+    folders = [Path(os.environ["LIBCLANG_PATH"])] if "LIBCLANG_PATH" in os.environ else []
+    folders += [Path("/usr/lib"), Path("/usr/lib64"), Path("/usr/local/lib"), Path("/usr/lib/x86_64-linux-gnu")]
+    folders += sorted(Path("/usr/lib").glob("llvm*/lib"))
+    names = ("libclang.so", "libclang.so.*", "libclang-*.so", "libclang-*.so.*")
+    return next((str(path) for folder in folders for name in names for path in folder.glob(name)), "")
 
 
 def _python() -> Need:

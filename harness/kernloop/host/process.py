@@ -9,7 +9,8 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -17,10 +18,10 @@ from typing import NoReturn
 from kernloop.errors import HarnessError
 from kernloop.host import owned
 
-__all__ = ["Completed", "become", "detach", "disk_full", "end_group", "run", "spawn"]
+__all__ = ["DIE_WITH_PARENT", "Completed", "become", "detach", "disk_full", "end_group", "follow", "run", "spawn"]
 
 # A child dies with us even if the keeper died first.
-_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,45 @@ def run(
     return done
 
 
+def follow(
+    argv: Sequence[str | Path],
+    on_line: Callable[[str], None],
+    *,
+    seconds: float,
+    what: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> int:
+    """Run `argv` to its end; each line of stdout and stderr goes to `on_line` as it comes. The exit status.
+
+    Raises HarnessError when it cannot start or is not done after `seconds`.
+    """
+    words = [str(word) for word in argv]
+    child = spawn(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, env=env)
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        end_group(child, grace=5)
+
+    timer = threading.Timer(seconds, give_up)
+    with owned.group(child.pid):
+        timer.start()
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                on_line(line.decode(errors="replace").rstrip("\n"))
+            status = child.wait()
+        except BaseException:
+            end_group(child, grace=5)
+            raise
+        finally:
+            timer.cancel()
+    if late.is_set():
+        raise HarnessError(f"{what}: not done after {seconds:g} s", hint="run it again: it goes on where it was")
+    return status
+
+
 def spawn(
     argv: Sequence[str],
     *,
@@ -85,7 +125,7 @@ def spawn(
         raise HarnessError(f"{argv[0]} is not installed", hint="kernloop doctor names the package")
     try:
         return subprocess.Popen(
-            [*_DIE_WITH_PARENT, *argv],
+            [*DIE_WITH_PARENT, *argv],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

@@ -19,7 +19,7 @@ from kernloop.vm.session import GUEST_ENV, Session, attend, hosted
 from kernloop.vm.share import HOSTED_ENV, Share
 from kernloop.vm.topology import Topology
 
-__all__ = ["BACKENDS", "Backend", "backend"]
+__all__ = ["BACKENDS", "KGDB_HINT", "Backend", "backend", "missing_kgdb"]
 
 BACKENDS = ("micro", "vng")
 
@@ -62,12 +62,22 @@ def backend(
     append: tuple[str, ...] = (),
     virtual: VirtualTime | None = None,
     share: Share | None = None,
+    kgdb: bool = False,
 ) -> Backend:
-    """The guest of backend `name` with `memory` MiB. Raises UsageError for what a backend cannot do."""
+    """The guest of backend `name` with `memory` MiB, ready for `kgdb` if asked.
+
+    Raises UsageError for what a backend or the kernel cannot do.
+    """
+    if kgdb:
+        _must_have_kgdb(kernel)
+        if virtual is not None:
+            raise UsageError("virtual time and KGDB do not go together: who debugs is no part of it", hint="no --seed")
     if name not in BACKENDS:
         raise UsageError(f"there is no backend {name!r}", hint=" or ".join(BACKENDS))
     if name == "micro":
-        return Backend(guests.micro(kernel, topology, memory, append=append, virtual=virtual), GUEST_ENV, "/root", None)
+        return Backend(
+            guests.micro(kernel, topology, memory, append=append, virtual=virtual, kgdb=kgdb), GUEST_ENV, "/root", None
+        )
     if virtual is not None:
         raise UsageError(
             "virtual time cannot be had with the host's files: when they are read is the host's affair",
@@ -75,8 +85,26 @@ def backend(
         )
     tools = toolset.get()
     spec = MachineSpec(
-        topology, memory, accel.prove(kernel).name, None, (*pstore.words(kernel, memory, append), *append)
+        topology, memory, accel.prove(kernel).name, None, (*pstore.words(kernel, memory, append), *append), kgdb
     )
     guest = Guest(tools.qemu, tools.id, tools.qemu_version, spec, kernel, Path())
     shared = share or Share(Path.cwd())
     return Backend(guest, HOSTED_ENV, str(shared.folder), shared)
+
+
+# What the kernel must have built in: the port is named on its command line.
+_NEEDS_OF_KGDB = ("KGDB", "KGDB_SERIAL_CONSOLE", "MAGIC_SYSRQ_SERIAL")
+KGDB_HINT = "kernloop kernel build DIR --fragment kgdb, then --kernel tree:DIR; without KGDB: kernloop debug gdb"
+
+
+def missing_kgdb(kernel: Kernel) -> str:
+    """The symbol that keeps `kernel` from being debugged by its own debugger, "" for none that is known."""
+    config = kernel.config
+    return next((one for one in _NEEDS_OF_KGDB if config is not None and config.get(one) != "y"), "")
+
+
+def _must_have_kgdb(kernel: Kernel) -> None:
+    if missing := missing_kgdb(kernel):
+        assert kernel.config is not None
+        value = kernel.config.get(missing, "not set")
+        raise UsageError(f"{kernel.ref} cannot be debugged by KGDB: CONFIG_{missing} is {value}", hint=KGDB_HINT)

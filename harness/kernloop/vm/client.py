@@ -31,18 +31,21 @@ from kernloop.host.cache import exclusive
 from kernloop.host.paths import runs_dir
 from kernloop.vm import copy, ssh, wire
 from kernloop.vm.frames import run_request
+from kernloop.vm.ram import Ram
 from kernloop.vm.request import VERB, VmRequest, live
 
 __all__ = [
     "VM",
     "ConsolePiece",
     "ExecResult",
+    "GuestMemory",
     "Matched",
     "VmInfo",
     "find",
     "last",
     "listing",
     "read_console",
+    "said",
     "start",
 ]
 
@@ -50,7 +53,10 @@ _ANSWER_SECONDS = 15.0
 _INFO_SECONDS = 3.0
 _STOP_SECONDS = 20.0
 _DUMP_SECONDS = 600.0
+_MEMORY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
+# GDB reads the kernel's DWARF, and KGDB answers by a serial port.
+_KGDB_SECONDS = 240.0
 # What the supervisor may take on top of a deadline: SysRq to a guest that does not answer.
 _GRACE_SECONDS = 60.0
 # Collecting garbage while modules are loaded would take a tenth of its start.
@@ -59,10 +65,12 @@ _SSH_SECONDS = str(7 * 86400)
 # A kernel is fetched meanwhile, perhaps by another process: so long nothing may be heard of a VM that starts.
 _START_SECONDS = 1800.0
 _KILLED_SECONDS = 5.0
+# One that ends looks up first what its kernel reported, in debug information that may be gigabytes.
+_JUDGE_SECONDS = 120.0
 _STREAMS = ("stdout", "stderr")
 
 
-def _ignore(data: bytes) -> None:
+def _ignore(told: object) -> None:
     pass
 
 
@@ -111,9 +119,24 @@ class Matched:
 
 
 @dataclass(frozen=True)
+class GuestMemory:
+    """`file` is QEMU's memory, which has the guest's where `ram` says; `vmcoreinfo` b"" when the kernel told none.
+
+    `state` is the VM's, `held` whether it stands still for us, `registers` what QEMU's monitor says of the CPUs'.
+    """
+
+    file: int
+    ram: tuple[Ram, ...]
+    vmcoreinfo: bytes
+    state: str
+    held: bool
+    registers: str = ""
+
+
+@dataclass(frozen=True)
 class VmInfo:
-    """A VM as `vm list` shows it. `state`: running, paused, panicked, hung, starting, ending, or no answer (its
-    supervisor or QEMU hangs, or was stopped by a signal)."""
+    """A VM as `vm list` shows it. `state`: running, paused, in-gdb, in-kgdb, panicked, hung, starting, ending, or no
+    answer (its supervisor or QEMU hangs, or was stopped by a signal)."""
 
     name: str
     run: Path
@@ -157,21 +180,27 @@ class VM:
         stdin: Iterable[bytes] | None = None,
         on_stdout: Callable[[bytes], object] = _ignore,
         on_stderr: Callable[[bytes], object] = _ignore,
+        on_still: Callable[[str], object] = _ignore,
         cwd: str = "",
         env: Mapping[str, str] | None = None,
         keep: int = 1 << 20,
     ) -> ExecResult:
-        """Run `argv` to its end; after `timeout` seconds it is killed. The last `keep` bytes of a stream come back."""
+        """Run `argv` to its end; after `timeout` seconds it is killed. The last `keep` bytes of a stream come back.
+
+        Time in which a debugger keeps the guest still does not count: `on_still` is told the VM's state then.
+        """
         request = self._exec_request(argv, timeout, cwd, env, stdin=stdin is not None)
         kept = {"out": bytearray(), "err": bytearray()}
         takers = {"out": on_stdout, "err": on_stderr}
         # Stalled by what takes its output, a command takes longer than it may: it says nothing after its deadline.
         quiet = None if timeout is None else timeout + _GRACE_SECONDS
-        with self._connect() as connection:
+        with self.connect() as connection:
             connection.send(request)
             feeder = _Feeder(connection, stdin) if stdin is not None else None
             try:
                 for message in connection.messages(quiet):
+                    if "state" in message:
+                        on_still(str(message["state"]))
                     for stream, take in takers.items():
                         if stream in message:
                             data = wire.unpack(message[stream])
@@ -232,11 +261,12 @@ class VM:
 
     def wait_exit(self, *, timeout: float = 50.0) -> Matched:
         """The end of the guest: a panic, power off, or `vm stop` by another."""
+        deadline = time.monotonic() + timeout
         try:
             return self._wait("exit", "", 0, timeout)
         except HarnessError:
             # The last thing that a process drops is not its connection.
-            runs.wait_until_over(self.run, 2.0)
+            runs.wait_until_over(self.run, max(deadline - time.monotonic(), _KILLED_SECONDS))
             return Matched(True, "", self.console(since=-1, limit=1).cursor, "stopped")
 
     def push(self, source: Path, target: str) -> None:
@@ -290,10 +320,36 @@ class VM:
     def resume(self) -> None:
         self._ask("resume")
 
-    def dump(self, path: Path | None = None) -> dict[str, Any]:
-        """A vmcore of the guest as it is now, in its run directory by default: `path`, `format` and `bytes`."""
+    def dump(self, path: Path | None = None, *, elf: bool = False) -> dict[str, Any]:
+        """A vmcore of the guest as it is now, in its run directory by default: `path`, `format` and `bytes`.
+
+        It is compressed (kdump's format), or with `elf` an ELF file of all memory.
+        """
         where = path or self.run / f"vmcore-{time.strftime('%H%M%S')}"
-        return self._ask("dump", seconds=_DUMP_SECONDS, path=str(where.absolute()))
+        return self._ask("dump", seconds=_DUMP_SECONDS, path=str(where.absolute()), elf=elf)
+
+    @contextlib.contextmanager
+    def memory(self, *, hold: bool = False) -> Iterator[GuestMemory]:
+        """The guest's memory for the block, to be read past the guest; with `hold` the guest stands still meanwhile."""
+        with self.connect() as connection:
+            connection.send({"op": "memory", "hold": hold})
+            message, file = connection.message_with_file(_MEMORY_SECONDS)
+            if file is None:
+                _answer(message)
+                raise HarnessError("the VM's supervisor gave no memory", hint="is it of another version of kernloop?")
+            try:
+                about = _answer(message)
+                regions = tuple(Ram(*one) for one in about["ram"])
+                told = str(about.get("registers", ""))
+                note = wire.unpack(about["vmcoreinfo"])
+                yield GuestMemory(file, regions, note, str(about["state"]), bool(about["held"]), told)
+            finally:
+                os.close(file)
+
+    def kgdb(self, do: str, *, timeout: float = 30.0, **words: Any) -> dict[str, Any]:
+        """One command to the kernel's own debugger, as kernloop.debug.kgdb has them."""
+        seconds = _ANSWER_SECONDS if do == "state" else timeout + _KGDB_SECONDS
+        return self._ask("kgdb", seconds=seconds, do=do, words=words, timeout=timeout)
 
     def snapshot(self, tag: str) -> dict[str, Any]:
         """Save the VM under `tag`, to start others from it; it goes on. `tag` and `bytes`."""
@@ -329,13 +385,15 @@ class VM:
 
     def stop(self) -> dict[str, Any]:
         """End the VM; its run's verdict."""
-        answers = True
+        patience = _STOP_SECONDS
         try:
             self._ask("stop", seconds=_KILLED_SECONDS)
         except HarnessError:
-            answers = False
+            patience = _KILLED_SECONDS
         try:
-            runs.wait_until_over(self.run, _STOP_SECONDS if answers else _KILLED_SECONDS)
+            with contextlib.suppress(HarnessError):
+                runs.wait_until_over(self.run, patience)
+            runs.wait_until_over(self.run, _JUDGE_SECONDS if _ends(self.run) else 0)
         except HarnessError:
             # It hangs, or somebody has stopped it: its keeper ends what it owns.
             runs.kill_owner(self.run)
@@ -369,11 +427,12 @@ class VM:
         return Matched(found["matched"], found["line"], found["cursor"], found["state"])
 
     def _ask(self, op: str, *, seconds: float = _ANSWER_SECONDS, **words: Any) -> dict[str, Any]:
-        with self._connect() as connection:
+        with self.connect() as connection:
             connection.send({"op": op, **words})
             return _answer(next(connection.messages(seconds)))
 
-    def _connect(self) -> wire.Connection:
+    def connect(self) -> wire.Connection:
+        """A connection to its supervisor, for one request."""
         try:
             return wire.connect(self.run)
         except OSError:
@@ -401,7 +460,7 @@ def start(request: VmRequest, *, bound: bool = False, say: Callable[[str], None]
         with contextlib.suppress(BrokenPipeError), child.stdin as stdin:
             stdin.write(json.dumps(request.as_json()).encode())
         with child.stdout as stdout:
-            for message in _said(stdout):
+            for message in said(stdout):
                 if "say" in message:
                     say(message["say"])
                 elif "error" in message:
@@ -411,15 +470,15 @@ def start(request: VmRequest, *, bound: bool = False, say: Callable[[str], None]
                     return VM(message["up"]["name"], Path(message["up"]["run"]))
         reaper.join(_STOP_SECONDS)
         log.seek(0)
-        said = log.read().decode(errors="replace").strip().splitlines()
+        last_words = log.read().decode(errors="replace").strip().splitlines()
     raise HarnessError(
-        f"the VM's supervisor ended: {said[-1] if said else f'status {child.returncode}'}",
+        f"the VM's supervisor ended: {last_words[-1] if last_words else f'status {child.returncode}'}",
         hint="kernloop runs list says how its run ended",
     )
 
 
-# What a supervisor says until it is up, or has ended.
-def _said(stdout: IO[bytes]) -> Iterator[dict[str, Any]]:
+def said(stdout: IO[bytes], whose: str = "the VM's supervisor") -> Iterator[dict[str, Any]]:
+    """What a process that was started says until it is up, or has ended. Raises HarnessError when it says nothing."""
     os.set_blocking(stdout.fileno(), False)
     rest = b""
     while select.select([stdout], [], [], _START_SECONDS)[0]:
@@ -428,7 +487,7 @@ def _said(stdout: IO[bytes]) -> Iterator[dict[str, Any]]:
             return
         *lines, rest = (rest + data).split(b"\n")
         yield from map(json.loads, lines)
-    raise HarnessError(f"the VM's supervisor has said nothing for {_START_SECONDS:g} s", hint="kernloop vm list")
+    raise HarnessError(f"{whose} has said nothing for {_START_SECONDS:g} s", hint="kernloop vm list")
 
 
 def find(name: str) -> VM:
@@ -462,10 +521,14 @@ def listing() -> list[VmInfo]:
         except HarnessError:
             if not runs.is_live(path):
                 continue
-            events = {entry.get("event") for entry in runs.timeline(path)}
-            state = "no answer" if (path / wire.SOCKET).exists() else "ending" if "serving" in events else "starting"
+            state = "no answer" if (path / wire.SOCKET).exists() else "ending" if _ends(path) else "starting"
             found.append(VmInfo(vm.name, path, state, {"memory": spec.get("memory"), "kernel": spec.get("kernel")}))
     return found
+
+
+# Whether a VM that lives has served and does no more.
+def _ends(path: Path) -> bool:
+    return not (path / wire.SOCKET).exists() and any(entry.get("event") == "serving" for entry in runs.timeline(path))
 
 
 def read_console(run: Path, *, since: int = 0, limit: int = 16384, grep: str = "") -> ConsolePiece:

@@ -23,8 +23,9 @@ _UTSNAME_AT = 12
 _FORMATS = ("kdump-raw-zlib", "elf")
 
 
-async def take(machine: Machine, path: Path, memory: int, release: str) -> dict[str, Any]:
+async def take(machine: Machine, path: Path, memory: int, release: str, *, elf: bool = False) -> dict[str, Any]:
     """Write the vmcore of a guest with `memory` MiB and kernel `release` to `path`; gives its format and its bytes.
+    With `elf` it is whole and large, but what any tool reads.
 
     Raises UsageError or HarnessError.
     """
@@ -32,12 +33,12 @@ async def take(machine: Machine, path: Path, memory: int, release: str) -> dict[
         raise UsageError(f"{path} is there already", hint="name a new file")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", hint="make it first")
-    need_space(path.parent, memory // 2, "a vmcore")
+    need_space(path.parent, memory if elf else memory // 2, "a vmcore")
     refused: HarnessError | None = None
     staging = path.with_name(f".{path.name}.{os.getpid()}.new")
     with owned.folder(staging):
         try:
-            for kind in _FORMATS:
+            for kind in _FORMATS[elf:]:
                 try:
                     await machine.qmp(
                         "dump-guest-memory",

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from kernloop.errors import UsageError
 
-__all__ = ["STDIN_WINDOW", "Decoder", "Frame", "Kind", "encode", "run_request"]
+__all__ = ["STDIN_WINDOW", "Decoder", "Frame", "Kind", "encode", "run_request", "with_option"]
 
 # So many bytes of a command's stdin may be on their way, sent and not yet TAKEN: WINDOW of guest/init.c.
 STDIN_WINDOW = 1 << 18
@@ -38,6 +38,7 @@ class Kind(StrEnum):
     REST = "Q"
     RESTORED = "C"
     LIFE = "L"
+    DRAIN = "D"
 
 
 @dataclass(frozen=True)
@@ -86,3 +87,10 @@ def run_request(argv: Sequence[str], *, cwd: str, env: Mapping[str, str]) -> byt
             hint="write it into a script: kernloop run --with script.sh -- sh script.sh",
         )
     return payload
+
+
+def with_option(request: bytes, option: str, value: str) -> bytes:
+    """What `run_request` made, with another word behind the first `option` of its command. Raises ValueError."""
+    words = request.split(b"\0")
+    words[words.index(option.encode(), 2, 2 + int(words[1])) + 1] = value.encode()
+    return b"\0".join(words)

@@ -28,13 +28,19 @@ class Guest:
     initramfs: Path
 
     def argv(self, start: Start, channels: Channels) -> list[str]:
-        return qemu_argv(self.qemu, self.spec, self.kernel.bootable, start, channels)
+        return qemu_argv(self.qemu, self.spec, self.bootable, start, channels)
+
+    @property
+    def bootable(self) -> Path:
+        """What QEMU starts. KASLR is done by what unpacks the kernel (arch/x86/boot/compressed/kaslr.c)."""
+        return self.kernel.image if self.spec.kaslr else self.kernel.bootable
 
     def key(self) -> str:
         """The name of the snapshot of its boot."""
         nowhere = Path("/")
-        words = qemu_argv(nowhere, self.spec, nowhere, Start(freeze=True), Channels((0, 0), (0, 0), 0, nowhere))
+        channels = Channels((0, 0), (0, 0), 0, nowhere, 0 if self.spec.kgdb else None)
+        words = qemu_argv(nowhere, self.spec, nowhere, Start(freeze=True), channels)
         cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if self.spec.accelerator == "kvm" else ""
         initramfs = self.initramfs.parent.name
-        made_of = [self.toolset, self.qemu_version, self.kernel.digest, self.kernel.bootable.name, initramfs, cpu]
+        made_of = [self.toolset, self.qemu_version, self.kernel.digest, self.bootable.name, initramfs, cpu]
         return snapshots.key([*made_of, *words])

@@ -24,11 +24,12 @@ def micro(
     append: tuple[str, ...] = (),
     virtual: VirtualTime | None = None,
     files: Sequence[Payload] = (),
+    kgdb: bool = False,
 ) -> Guest:
     """A micro-VM of `kernel` with `memory` MiB and `files` in its initramfs, on the best accelerator that works."""
     tools = toolset.get()
     accelerator = "tcg" if virtual else accel.prove(kernel).name
-    spec = MachineSpec(topology, memory, accelerator, virtual, (*pstore.words(kernel, memory, append), *append))
+    spec = MachineSpec(topology, memory, accelerator, virtual, (*pstore.words(kernel, memory, append), *append), kgdb)
     qemu = order.qemu() if virtual else tools.qemu
     made_by = f"{tools.id} {qemu.parent.name}"
     return Guest(qemu, made_by, tools.qemu_version, spec, kernel, initramfs.image(kernel, files))

@@ -142,7 +142,7 @@ class LiveJob:
     # Kill the command; when not even that works, ask the kernel by SysRq. Whether anybody answers.
     async def _give_up(self, job: Job) -> bool:
         self.session.machine.kill(job, signal.SIGKILL)
-        if self.session.paused:
+        if self.session.paused or self.session.in_debugger:
             return False
         await asyncio.wait({job.done}, timeout=_KILL_SECONDS)
         return job.done.done() or await self.session.backtraces()

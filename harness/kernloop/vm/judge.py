@@ -11,15 +11,16 @@ from kernloop.kernel.kernel import Kernel
 from kernloop.report.crash import Crash, most_severe
 from kernloop.report.severity import Severity
 from kernloop.runs import Run
-from kernloop.verdict import Evidence, KernelSeen, Outcome, Verdict
+from kernloop.verdict import Evidence, KernelSeen, Outcome, Verdict, Vmcore
 from kernloop.vm.session import End, Watched
 from kernloop.vm.stuck import FILE, worst
 
-# unknown_nmi_panic: "Kernel panic - not syncing: NMI: Not continuing" (arch/x86/kernel/nmi.c).
-_NMI = "NMI: Not continuing"
+# What our own NMI makes of a kernel that answers nothing (unknown_nmi_panic): "Kernel panic - not syncing: NMI: Not
+# continuing" (arch/x86/kernel/nmi.c).
+NMI = "NMI: Not continuing"
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
-__all__ = ["crash_place", "judge_machine", "kernel_seen", "reports", "unjudged"]
+__all__ = ["NMI", "crash_place", "judge_machine", "kernel_seen", "reports", "unjudged", "with_vmcore"]
 
 
 def kernel_seen(kernel: Kernel, watched: Watched | None) -> KernelSeen:
@@ -60,7 +61,7 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
     crash = _crash(watched)
     late = watched.end in (End.DEADLINE, End.BOOT_DEADLINE)
     # A dead kernel is made to panic by our own NMI for its backtraces: that is the hang's evidence, not a panic.
-    if crash and not (late and watched.answered_sysrq is False and _NMI in crash.message):
+    if crash and not (late and watched.answered_sysrq is False and NMI in crash.message):
         verdict = Verdict.PANIC if crash.severity is Severity.PANIC else Verdict.OOPS
         where = f" in {crash.function}" if crash.function and crash.function not in crash.title else ""
         on_console = crash in watched.crashes
@@ -130,11 +131,27 @@ def judge_machine(kernel: Kernel, run: Run, watched: Watched, *, deadline: float
     return None
 
 
+def with_vmcore(outcome: Outcome, run: Run, vmcore: Vmcore | None, *, again: str = "--dump") -> Outcome:
+    """The outcome of a run that can leave a vmcore: a crash or a hang leads to it, or says how to get one."""
+    outcome = replace(outcome, vmcore=vmcore)
+    crashed = outcome.verdict in (Verdict.PANIC, Verdict.OOPS)
+    if not crashed and outcome.verdict not in (Verdict.HANG, Verdict.BOOT_HANG, Verdict.INCONCLUSIVE):
+        return outcome
+    if vmcore is None:
+        undecided = outcome.verdict is Verdict.INCONCLUSIVE
+        return replace(outcome, next=outcome.next + f"; again with {again}: kernloop debug triage" * (not undecided))
+    if vmcore.error:
+        return replace(outcome, next=f"{outcome.next}; no vmcore: {vmcore.error}")
+    # A repetition's folder lies in its run's.
+    whole = run.path if (run.path / "spec.json").exists() else run.path.parent
+    return replace(outcome, next=f"kernloop debug triage {whole.name}" + f"; {outcome.next}" * (not crashed))
+
+
 # What a guest that was late still showed.
 def _state(watched: Watched) -> str:
     if watched.answered_sysrq:
         return "the kernel is alive, it answers SysRq: backtraces of CPUs and tasks are at the end of console.log"
-    by_nmi = any(_NMI in crash.message for crash in watched.crashes)
+    by_nmi = any(NMI in crash.message for crash in watched.crashes)
     where = "backtraces by NMI are at the end of console.log" if by_nmi else "the vCPUs' registers are in registers.txt"
     guilty = worst(watched.stuck)
     at = f"{guilty}; " if guilty else ""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import struct
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
-__all__ = ["Place", "Symbols", "load", "tables"]
+__all__ = ["Place", "Symbol", "Symbols", "load", "tables"]
 
 _SYMBOL = re.compile(rb"SYMBOL\((kallsyms_\w+)\)=([0-9a-f]+)\n")
 _NEEDED = ("kallsyms_names", "kallsyms_num_syms", "kallsyms_token_table", "kallsyms_token_index", "kallsyms_offsets")
@@ -22,6 +22,7 @@ _MOST_TOKEN_BYTES = 64 << 10
 # The distance to the next symbol behind the last function of the text, and of the areas around it, is larger.
 _LARGEST = 1 << 20
 _TEXT = "tTwW"
+_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,70 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Symbol:
+    """`kind` is nm's letter, `size` the distance to the next symbol, padding counted."""
+
+    name: str
+    kind: str
+    address: int
+    size: int
+
+    @property
+    def is_code(self) -> bool:
+        return self.kind in _TEXT
+
+
+@dataclass(frozen=True)
 class Symbols:
-    """All symbols of a kernel, by address."""
+    """All symbols of a kernel, by address; `by_name` their places in the order of their names, or empty."""
 
     addresses: list[int]
     names: bytes
     starts: list[int]
     tokens: list[bytes]
+    by_name: bytes = b""
+
+    def __len__(self) -> int:
+        return len(self.addresses)
+
+    def __getitem__(self, index: int) -> Symbol:
+        kind, name = self._expanded(index)
+        begin = self.addresses[index]
+        after = bisect_right(self.addresses, begin)
+        end = self.addresses[after] if after < len(self.addresses) else begin
+        return Symbol(name, kind, begin, end - begin)
+
+    def around(self, address: int) -> Iterator[Symbol]:
+        """The symbols, of one place, that `address` lies behind or in."""
+        index = bisect_right(self.addresses, address) - 1
+        if index >= 0:
+            for place in range(bisect_left(self.addresses, self.addresses[index]), index + 1):
+                yield self[place]
+
+    def named(self, name: str) -> Iterator[Symbol]:
+        """All symbols called `name`."""
+        if not self.by_name:
+            yield from (self[index] for index in range(len(self)) if self._expanded(index)[1] == name)
+            return
+        place = bisect_left(range(len(self)), name.encode(), key=lambda place: self._name_at(place).encode())
+        while place < len(self) and self._name_at(place) == name:
+            yield self[self._place(place)]
+            place += 1
+
+    def in_order(self) -> bool:
+        """Whether `by_name` is what it says, as far as some samples show."""
+        places = range(0, len(self), max(len(self) // _SAMPLES, 1))
+        if any(self._place(place) >= len(self) for place in places):
+            return False
+        names = [self._name_at(place).encode() for place in places]
+        return names == sorted(names)
+
+    # kallsyms_seqs_of_names: three bytes each, the most significant first (get_symbol_seq() in kernel/kallsyms.c).
+    def _place(self, place: int) -> int:
+        return int.from_bytes(self.by_name[3 * place : 3 * place + 3], "big")
+
+    def _name_at(self, place: int) -> str:
+        return self._expanded(self._place(place))[1]
 
     def at(self, address: int) -> Place | None:
         """The function that `address` lies in."""
@@ -93,7 +151,20 @@ def load(where: Mapping[str, int], read: Callable[[int, int], bytes]) -> Symbols
         at += 1 + (length if length < 0x80 else (length & 0x7F | names[at + 1] << 7) + 1)
     if len(starts) <= count:
         return None
-    return Symbols(_addresses(where, count, read), names, starts, tokens)
+    return _with_names(Symbols(_addresses(where, count, read), names, starts, tokens), where, read)
+
+
+# The last of the tables, which VMCOREINFO does not name: behind the offsets and what they are relative to, at a
+# multiple of four, until 6.x of eight. Each place is read, and the one taken whose names are in order.
+def _with_names(symbols: Symbols, where: Mapping[str, int], read: Callable[[int, int], bytes]) -> Symbols:
+    count = len(symbols)
+    end = where["kallsyms_offsets"] + 4 * count
+    base = where.get("kallsyms_relative_base", 0)
+    for at in dict.fromkeys((base + 8 if base > end - 8 else end, end + 3 & ~3, end + 7 & ~7)):
+        found = replace(symbols, by_name=read(at, 3 * count))
+        if found.in_order():
+            return found
+    return symbols
 
 
 def _tokens(where: Mapping[str, int], read: Callable[[int, int], bytes]) -> list[bytes]:

@@ -11,7 +11,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,11 +21,15 @@ from qemu.qmp import EventListener, QMPClient, QMPError
 from kernloop.errors import HarnessError
 from kernloop.host import owned, process
 from kernloop.kernel.notes import build_id_of_notes
+from kernloop.vm import wire
 from kernloop.vm.argv import Channels
 from kernloop.vm.frames import STDIN_WINDOW, Decoder, Frame, Kind, encode, run_request
 from kernloop.vm.news import News
 
-__all__ = ["Ended", "Hello", "Job", "Machine", "start"]
+__all__ = ["KGDB", "Ended", "Hello", "Job", "Machine", "start"]
+
+# The debugger's serial port, a socket in the run directory.
+KGDB = "kgdb"
 
 # What the guest may be ahead of us. When a channel is full QEMU tries again later, at a time of the host's choosing: in
 # virtual time that would let the host's load into the guest. A pipe holds this many bytes; a socket, which charges
@@ -35,6 +39,8 @@ _PIECE = 1 << 18
 _QMP_SECONDS = 10.0
 # A snapshot of a guest with gigabytes of memory in use, written to a slow disk.
 _MIGRATION_SECONDS = 120.0
+# What a QEMU that has gone left in the pipes is read at once, unless whoever takes it is slow.
+_DRAIN_SECONDS = 5.0
 # The agent answers between two frames, unless the guest hangs.
 _REST_SECONDS = 10.0
 # Commands are numbered from 1 to this, then again from 1: a frame has 16 bits for it.
@@ -115,6 +121,9 @@ class Machine:
         self.console_bytes = 0
         # Told at each piece of the console, whole lines or not.
         self.console_news = News()
+        # Whether the vCPUs stand still, for whatever reason; `moves` is told of each change.
+        self.still = False
+        self.moves = News()
 
     @property
     def pid(self) -> int:
@@ -276,21 +285,25 @@ class Machine:
             await self.qmp("chardev-send-break", {"id": "console"})
             self._to_console.write(key.encode())
 
-    def watch_qemu(self) -> None:
-        """Resolve `ended` when the process goes."""
-        loop = asyncio.get_running_loop()
+    async def watch_qemu(self, readers: Sequence[asyncio.Task[None]]) -> None:
+        """Resolve `ended` when the process has gone and what it wrote last has been read: whoever sees the end knows
+        of the command's as well, however long nobody could look."""
+        loop, gone = asyncio.get_running_loop(), asyncio.Event()
         fd = os.pidfd_open(self._qemu.pid)
-
-        def gone() -> None:
+        loop.add_reader(fd, gone.set)
+        try:
+            await gone.wait()
+        finally:
             loop.remove_reader(fd)
             os.close(fd)
-            status = self._qemu.wait()
-            if not self.ended.done():
-                self.ended.set_result(Ended(status, self._stderr_path.read_text(errors="replace").strip()))
-            for job in self._jobs.values():
-                job.room.set()
-
-        loop.add_reader(fd, gone)
+        status = self._qemu.wait()
+        # The pipes end with QEMU.
+        _, late = await asyncio.wait(readers, timeout=_DRAIN_SECONDS)
+        for reader in late:
+            reader.cancel()
+        self.ended.set_result(Ended(status, self._stderr_path.read_text(errors="replace").strip()))
+        for job in self._jobs.values():
+            job.room.set()
 
     async def read_console(self, console: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
         rest = b""
@@ -364,6 +377,8 @@ class Machine:
             self._later.append(frame)
 
     def _on_frame(self, frame: Frame) -> None:
+        if frame.kind is Kind.DRAIN:
+            return
         if frame.kind is Kind.NOTES:
             self._notes = frame.data
             return
@@ -401,7 +416,8 @@ class Machine:
             self._jobs.pop(frame.job, None)
 
     async def read_events(self) -> None:
-        """Follow QMP's events: a panic (pvpanic), the watchdog, why the machine shut down, how a migration goes."""
+        """Follow QMP's events: a panic (pvpanic), the watchdog, why the machine shut down, how a migration goes,
+        whether it stands still."""
         async for event in self._events:
             data = cast("dict[str, object]", event.get("data", {}))
             match event["event"]:
@@ -409,6 +425,9 @@ class Machine:
                     self.panicked.set()
                 case "WATCHDOG":
                     self.barked.set()
+                case "STOP" | "RESUME":
+                    self.still = event["event"] == "STOP"
+                    self.moves.tell()
                 case "SHUTDOWN":
                     self.shutdown_reason = str(data.get("reason"))
                     self._shut_down.set()
@@ -425,21 +444,24 @@ async def start(
     *,
     env: Mapping[str, str] | None = None,
     inherit: Sequence[int] = (),
+    kgdb: bool = False,
 ) -> AsyncIterator[Machine]:
     """Start the QEMU of `make_argv`; its console goes to `folder`/console.log as it comes, its argv to `folder`/argv.
 
-    The argv may name descriptors in `inherit` beside the channels'. QEMU dies with the block. Raises HarnessError when
-    it cannot be started.
+    The argv may name descriptors in `inherit` beside the channels'. With `kgdb` it listens in `folder`/kgdb for a
+    debugger. QEMU dies with the block. Raises HarnessError when it cannot be started.
     """
     async with contextlib.AsyncExitStack() as stack:
         qmp, their_qmp = (stack.enter_context(end) for end in socket.socketpair())
         qmp.setblocking(False)
         console, agent = _Pipes(), _Pipes()
+        port = stack.enter_context(_listening(folder / KGDB)) if kgdb else None
         channels = Channels(
             (console.guest_out, console.guest_in),
             (agent.guest_out, agent.guest_in),
             their_qmp.fileno(),
             folder / "console.log",
+            port.fileno() if port else None,
         )
         argv = make_argv(channels)
         (folder / "argv").write_text("\n".join(argv) + "\n")
@@ -450,12 +472,20 @@ async def start(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr.fileno(),
-                pass_fds=[*channels.console, *channels.agent, channels.qmp, *inherit],
+                pass_fds=[
+                    *channels.console,
+                    *channels.agent,
+                    channels.qmp,
+                    *([port.fileno()] if port else []),
+                    *inherit,
+                ],
                 env=env,
             )
         stack.callback(process.end_group, started)
         stack.enter_context(owned.group(started.pid))
         their_qmp.close()
+        if port:
+            port.close()
         for pipes in (console, agent):
             pipes.close_theirs()
         from_console, to_console = await console.streams()
@@ -463,7 +493,6 @@ async def start(
         stack.callback(to_console.close)
         stack.callback(to_agent.close)
         machine = Machine(started, from_agent, to_agent, to_console, stderr_path)
-        machine.watch_qemu()
         readers = [
             asyncio.create_task(machine.read_console(from_console, on_console)),
             asyncio.create_task(machine.read_agent()),
@@ -471,6 +500,7 @@ async def start(
         for reader in readers:
             reader.add_done_callback(machine.watch_reader)
         events = asyncio.create_task(machine.read_events())
+        end = asyncio.create_task(machine.watch_qemu(readers))
         try:
             await machine.connect_qmp(qmp)
             yield machine
@@ -478,11 +508,18 @@ async def start(
             process.end_group(started)
             await machine.disconnect_qmp()
             events.cancel()
-            # The pipes end now that QEMU has; what it wrote last is still in them.
-            _, late = await asyncio.wait(readers, timeout=5)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*readers, return_exceptions=True)
+            await asyncio.gather(end, *readers, return_exceptions=True)
+
+
+# GDB takes the name of a socket only, so this one has a name, for this user alone and while the machine lives.
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    with owned.folder(path):
+        try:
+            with wire.bind(path.parent, path.name) as listener:
+                yield listener
+        finally:
+            path.unlink(missing_ok=True)
 
 
 # A pipe from QEMU to us and one back. QEMU opens its ends anew by /dev/fd, so ours see the end when QEMU goes.

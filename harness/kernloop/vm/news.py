@@ -21,4 +21,6 @@ class News:
 
     def tell(self) -> None:
         told, self._next = self._next, asyncio.get_running_loop().create_future()
-        told.set_result(None)
+        # Whoever awaited it all the same, and gave up, has cancelled it; that must not end who tells.
+        if not told.done():
+            told.set_result(None)

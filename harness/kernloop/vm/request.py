@@ -33,7 +33,9 @@ class VmRequest:
 
     With `seed` it runs in virtual time. `tag` is a saved VM to start from, whose machine it gets.
     `folder` is the directory that a vng guest shares, for it to write to if `writable`. `owner` is the pid of the
-    process that starts it when it must end with that process, which kernloop.vm.client fills in.
+    process that starts it when it must end with that process, which kernloop.vm.client fills in. With `kgdb` it has a
+    serial port for the kernel's debugger, where a kernel that is told kgdbwait `waits` as it boots. With `dump` a crash
+    or a hang leaves a vmcore.
     """
 
     name: str = ""
@@ -50,6 +52,12 @@ class VmRequest:
     folder: str = ""
     writable: bool = False
     owner: int | None = None
+    kgdb: bool = False
+    dump: bool = False
+
+    @property
+    def waits(self) -> bool:
+        return self.kgdb and "kgdbwait" in self.append
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

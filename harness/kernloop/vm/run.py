@@ -19,7 +19,7 @@ from kernloop.vm.argv import DEFAULT_SHIFT, VirtualTime
 from kernloop.vm.backends import backend
 from kernloop.vm.frames import run_request
 from kernloop.vm.handover import blob
-from kernloop.vm.judge import judge_machine, reports, unjudged
+from kernloop.vm.judge import judge_machine, reports, unjudged, with_vmcore
 from kernloop.vm.session import Watched
 from kernloop.vm.share import Share
 from kernloop.vm.topology import Topology
@@ -36,7 +36,7 @@ class Request:
     """What to run where; `timeout` in seconds counts from the command's start, `memory` in MiB.
 
     With `seed` the guest runs in virtual time, 2**`shift` ns an instruction. `cold` boots instead of restoring. A vng
-    guest shares `share`.
+    guest shares `share`. With `dump` a crash or a hang leaves a vmcore.
     """
 
     argv: tuple[str, ...]
@@ -51,6 +51,7 @@ class Request:
     cold: bool = False
     backend: str = "micro"
     share: Share | None = None
+    dump: bool = False
 
 
 def execute(
@@ -105,6 +106,7 @@ def execute(
             tee("stderr", on_stderr),
             made.cwd,
             made.env,
+            request.dump,
         )
         started = made.attend(blob(archive, seed=request.seed), run, cold=request.cold)
         watched = asyncio.run(session.watch(started, run, command, real_time=virtual is None))
@@ -114,7 +116,7 @@ def execute(
 def _judge(request: Request, kernel: Kernel, run: Run, watched: Watched) -> Outcome:
     found = judge_machine(kernel, run, watched, deadline=request.timeout)
     if found is not None:
-        return found
+        return with_vmcore(found, run, watched.vmcore)
     base = unjudged(kernel, run, watched)
     seen = reports(watched)
     also = f"; the kernel reported: {seen[0].what}" if seen else ""

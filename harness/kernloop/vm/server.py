@@ -9,6 +9,7 @@ import json
 import os
 import re
 import select
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from inspect import signature
@@ -18,27 +19,40 @@ from typing import Any
 from kernloop.errors import HarnessError, UsageError
 from kernloop.report.crash import most_severe
 from kernloop.report.severity import Severity
-from kernloop.vm import dump, saved, wire
-from kernloop.vm.backends import Backend
+from kernloop.vm import dump, saved, stub, wire
+from kernloop.vm.backends import KGDB_HINT, Backend, missing_kgdb
 from kernloop.vm.frames import run_request
 from kernloop.vm.jobs import LiveJob
-from kernloop.vm.machine import Machine
+from kernloop.vm.kgdb import Debugger, State
+from kernloop.vm.machine import Hello, Machine
+from kernloop.vm.memory import memory_file, ram, registers, vmcoreinfo
 from kernloop.vm.news import News
 from kernloop.vm.request import VmRequest
 from kernloop.vm.session import End, Session
 from kernloop.vm.stuck import FILE, worst
 
-__all__ = ["Server"]
+__all__ = ["IN_GDB", "Server"]
+
+# The state of a VM that a debugger at QEMU's gdbstub keeps still.
+IN_GDB = "in-gdb"
+# It has waited for its debugger, and boots on.
+STARTING = "starting"
 
 # So much output waits for a slow client; then the command does.
 _UNSENT_MAX = 4 << 20
 _CLOSE_SECONDS = 2.0
+# So often a client whose command's guest stands still hears that nothing is wrong.
+_STILL_SECONDS = 15.0
 _REQUEST_SECONDS = 30.0
+# A panicked kernel writes its log for some seconds at most, and a dump of it may be written first.
+_SETTLE_SECONDS = 40.0
 # Of so many commands that have ended the results are at hand.
 _KEPT_JOBS = 256
 _VERSION_HINT = "is the client of another version of kernloop?"
 # A key waits for what the one before it prints, at the speed of a serial port.
 _SYSRQ_SECONDS = 10.0
+# Nobody reads a guest's memory for longer without being stuck.
+_HOLD_SECONDS = 600.0
 # The kernel does nothing any more; `hung` is what the watchdog has found.
 _OVER = ("panicked", "hung", "stopped")
 _SYSRQ_KEYS = re.compile(r"[0-9a-zA-Z]{1,16}")
@@ -76,7 +90,16 @@ class Server:
             "dump": self._dump,
             "snapshot": self._snapshot,
             "stop": self._stop,
+            "kgdb": self._kgdb,
         }
+        if request.kgdb:
+            # Before this a boot's deadline counts: nobody could look.
+            session.console.on_debugger = lambda: session.held_by_kgdb(True)
+        self._debugger = Debugger(session, request.name, self._changed.tell)
+        self._vmcoreinfo = b""
+        # Not set while a reader holds the guest.
+        self._moves = asyncio.Event()
+        self._moves.set()
 
     @property
     def busy(self) -> bool:
@@ -85,7 +108,7 @@ class Server:
 
     def info(self) -> dict[str, Any]:
         """What `vm list` and `vm start` tell."""
-        hello = self.session.machine.hello.result()
+        hello = self._hello
         return {
             "state": "no answer" if self.session.machine.stopped else self._state,
             "backend": self.request.backend,
@@ -101,15 +124,30 @@ class Server:
             "jobs": {str(number): "ended" if job.ended.done() else "running" for number, job in self._jobs.items()},
             "reports": [crash.title for crash in self.session.console.crashes],
             "crash": self._crash(),
+            "next": self._next,
             "console_bytes": self._log.stat().st_size,
             "times": {name: round(seconds, 3) for name, seconds in self.session.times.items()},
         }
 
+    # What the kernel's files say, until it says so itself.
+    @property
+    def _hello(self) -> Hello:
+        hello, kernel = self.session.machine.hello, self.guest.kernel
+        return hello.result() if hello.done() else Hello(kernel.release, kernel.build_id)
+
     @property
     def _state(self) -> str:
+        return State.IN_KGDB if self.session.in_kgdb and self._told not in _OVER else self._fate
+
+    @property
+    def _fate(self) -> str:
         # A command that dies of a panic may be told so before the guest is held.
         # The NMI that a dead kernel gets makes it panic.
-        return "panicked" if self._told not in _OVER and self.session.console.panic.is_set() else self._told
+        if self._told not in _OVER and self.session.console.panic.is_set():
+            return "panicked"
+        if self._told == "running" and self.session.in_gdb:
+            return IN_GDB
+        return STARTING if self._told == "running" and not self.session.machine.hello.done() else self._told
 
     async def until_over(self) -> End:
         """Serve until the VM is stopped, gone, or idle for too long. A guest that panics stays, paused."""
@@ -121,8 +159,12 @@ class Server:
         try:
             while True:
                 waits: set[asyncio.Future[Any]] = {stop, idle, session.machine.ended}
+                if panic.done() and session.in_debugger:
+                    waits.add(session.machine.moves.next)
                 await asyncio.wait(waits if panic.done() else {*waits, panic}, return_when=asyncio.FIRST_COMPLETED)
-                if panic.done() and self._told not in _OVER and panic.result() is End.PANIC:
+                # One that waits in its debugger goes on to be looked at there.
+                held = self.session.in_debugger
+                if panic.done() and not held and self._told not in _OVER and panic.result() is End.PANIC:
                     await session.hold()
                     self._become("panicked")
                 if panic.done() and self._told not in _OVER and panic.result() is End.DEADLINE:
@@ -133,7 +175,7 @@ class Server:
                     self.why = ""
                     return End.GONE
                 if stop.done() or idle.done():
-                    return {"panicked": End.PANIC, "hung": End.DEADLINE}.get(self._state, End.COMMAND)
+                    return {"panicked": End.PANIC, "hung": End.DEADLINE}.get(self._fate, End.COMMAND)
         finally:
             for task in (panic, stop, idle):
                 task.cancel()
@@ -141,6 +183,7 @@ class Server:
 
     async def close(self) -> None:
         """End what is still being served; each client that listens is told."""
+        await self._debugger.close()
         self._become("stopped")
         # Where QEMU is gone they know by themselves how it went.
         for job in [] if self.session.machine.ended.done() else self._jobs.values():
@@ -162,7 +205,9 @@ class Server:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 text = await reader.readline()
             if text.endswith(b"\n"):
-                writer.write(wire.line(await self._answer(text, reader, writer)))
+                answer = await self._answer(text, reader, writer)
+                if answer:
+                    writer.write(wire.line(answer))
                 writer.close()
                 await writer.wait_closed()
         except (OSError, ValueError):
@@ -185,6 +230,12 @@ class Server:
             if name == "exec":
                 _fit(self._exec, reader, writer, **message)
                 return {"result": await self._exec(reader, writer, **message)}
+            if name == "memory":
+                _fit(self._memory, writer, **message)
+                return await self._memory(writer, **message)
+            if name == "gdbstub":
+                _fit(self._gdbstub, writer, **message)
+                return await self._gdbstub(writer, **message)
             if name not in self._operations:
                 raise UsageError(f"a VM cannot {name!r}", hint=_VERSION_HINT)
             _fit(self._operations[name], **message)
@@ -192,7 +243,8 @@ class Server:
         except HarnessError as error:
             return wire.failure(error)
         except OSError as error:
-            what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+            said = error.strerror or type(error).__name__  # a time-out of asyncio's has no words
+            what = f"{said}: {error.filename}" if error.filename else said
             return wire.failure(HarnessError(f"{name}: {what}", hint="is there room on the disk? kernloop runs gc"))
 
     async def _exec(
@@ -207,7 +259,11 @@ class Server:
         stdin: bool,
         background: bool,
     ) -> dict[str, Any]:
+        if self._state == STARTING and (came := await self.session.up()) is not End.COMMAND:
+            raise HarnessError(f"{self.request.name} has not booted: {came}", hint=f"{self._log}; kernloop vm stop")
         self._must_run()
+        # A command's time does not begin before the guest can do anything.
+        await self._moves.wait()
         job = await self._begun(argv, cwd or self._made.cwd, {**self._made.env, **env}, stdin=stdin)
         end = asyncio.create_task(job.follow(timeout))
         self._following.add(end)
@@ -216,7 +272,9 @@ class Server:
             return {"job": job.number, "running": True}
         writer.write(wire.line({"job": job.number}))
         with _hang_up(writer) as gone:
-            helpers = {asyncio.create_task(self._feed(job, reader))} if stdin else set()
+            helpers = {asyncio.create_task(self._tell_still(writer))}
+            if stdin:
+                helpers.add(asyncio.create_task(self._feed(job, reader)))
             job.on_bytes = _sender(self.session.machine, job, writer, helpers)
             signs: set[asyncio.Future[Any]] = {end, gone}
             try:
@@ -258,6 +316,13 @@ class Server:
                 await self.session.machine.send_stdin(job.job, wire.unpack(message["in"]))
             elif "eof" in message:
                 self.session.machine.close_stdin(job.job)
+
+    # While a debugger keeps the guest still the command's time does not pass, and its client's patience shall not.
+    async def _tell_still(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await asyncio.wait({self.session.machine.moves.next}, timeout=_STILL_SECONDS)
+            if self.session.in_debugger:
+                writer.write(wire.line({"state": self._state}))
 
     def _job_over(self, task: asyncio.Task[Any]) -> None:
         self._following.discard(task)
@@ -373,13 +438,15 @@ class Server:
         return {"cursor": before}
 
     async def _pause(self) -> dict[str, Any]:
-        self._must_run()
-        async with self._alone("pausing it"):
+        self._must_run(alone=True)
+        async with self._alone("pausing it"), self.session.looking:
             await self.session.machine.qmp("stop")
             self._become("paused")
         return {"state": self._state}
 
     async def _resume(self) -> dict[str, Any]:
+        if self.session.in_debugger:
+            self._must_run()
         if self._state in ("panicked", "hung"):
             raise UsageError(
                 f"the kernel has {self._state}: nothing would go on", hint="kernloop vm dump, then vm stop"
@@ -390,17 +457,98 @@ class Server:
             self._tell_time()
         return {"state": self._state}
 
-    async def _dump(self, path: str) -> dict[str, Any]:
+    async def _dump(self, path: str, elf: bool = False) -> dict[str, Any]:
         async with self._alone("writing its memory to a file"):
             self.session.run.note("dump", path=path)
             try:
-                release = self.session.machine.hello.result().release
-                return await dump.take(self.session.machine, Path(path), self.request.memory, release)
+                release = self._hello.release
+                return await dump.take(self.session.machine, Path(path), self.request.memory, release, elf=elf)
             finally:
                 self._tell_time()
 
+    # The guest's memory, to be read by the client itself. With `hold` the guest stands still for as long as the client
+    # stays connected: it cannot forget to let it go on. The answer has a descriptor with it, so it is sent from here.
+    async def _memory(self, writer: asyncio.StreamWriter, *, hold: bool) -> dict[str, Any]:
+        machine = self.session.machine
+        await self._until_still()
+        if hold and self._state == "running":
+            self._must_run(alone=True)
+        with contextlib.ExitStack() as stack:
+            gone = stack.enter_context(_hang_up(writer))
+            if not self._vmcoreinfo:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kernloop-memory-"))
+                self._vmcoreinfo = await vmcoreinfo(machine, Path(folder))
+            regions = await ram(machine)
+            file = memory_file(machine)
+            stack.callback(os.close, file)
+            running = self._state == "running"
+            about = {
+                "state": self._state,
+                "held": hold and running,
+                "vmcoreinfo": wire.pack(self._vmcoreinfo),
+                "ram": [[one.start, one.size, one.host] for one in regions],
+                "registers": await registers(machine),
+            }
+            end = writer.get_extra_info("socket").fileno()
+            if not hold or not running:
+                wire.send_with_file(end, {"result": about}, file)
+                return {}
+            async with self._alone("standing still, to be read"):
+                async with self.session.looking:
+                    await machine.qmp("stop")
+                    self.session.paused = True
+                self._moves.clear()
+                try:
+                    about["registers"] = await registers(machine)
+                    wire.send_with_file(end, {"result": about}, file)
+                    signs: set[asyncio.Future[Any]] = {gone, machine.ended}
+                    await asyncio.wait(signs, timeout=_HOLD_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    self.session.paused = self._state == "paused"
+                    self._moves.set()
+                    if not machine.ended.done():
+                        await machine.qmp("cont")
+                        self._tell_time()
+        return {}
+
+    # A kernel that panics is told so while it may still write its log, and one that hangs is asked for its last words:
+    # it is read, or a debugger comes, when it stands still. Whether it does not yet.
+    async def _until_still(self) -> bool:
+        ended = self.session.machine.ended
+        async with self.session.looking:
+            pass
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                while self._dying and not ended.done():
+                    signs: set[asyncio.Future[Any]] = {self._changed.next, ended}
+                    await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+        return self._dying
+
+    @property
+    def _dying(self) -> bool:
+        return self._told not in _OVER and (self._state == "panicked" or self.session.hung.is_set())
+
+    # QEMU's gdbstub, for as long as the client stays connected: a debugger that dies cannot leave the guest stopped.
+    async def _gdbstub(self, writer: asyncio.StreamWriter) -> dict[str, Any]:
+        if await self._until_still():
+            raise HarnessError(f"{self.request.name} is being asked for its last words", hint="try again")
+        if self._state in ("paused", State.IN_KGDB):
+            self._must_run()
+        with _hang_up(writer) as gone:
+            async with stub.opened(self.session, dead=self._state in _OVER):
+                writer.write(wire.line({"result": {"state": self._state, "socket": stub.NAME}}))
+                stopped = asyncio.create_task(self._stopped.wait())
+                try:
+                    signs: set[asyncio.Future[Any]] = {gone, self.session.machine.ended, stopped}
+                    await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    stopped.cancel()
+            if not self.session.machine.ended.done():
+                self._tell_time()
+        return {}
+
     async def _snapshot(self, tag: str) -> dict[str, Any]:
-        self._must_run()
+        self._must_run(alone=True)
         if self._made.share is not None:
             raise UsageError(
                 "a guest with the host's files cannot be saved: they would change under it", hint="use --backend micro"
@@ -437,6 +585,56 @@ class Server:
         finally:
             self._doing = ""
 
+    # One command to KGDB (kernloop.vm.kgdb).
+    async def _kgdb(self, do: str, words: dict[str, Any], timeout: float) -> dict[str, Any]:
+        if not self.request.kgdb:
+            missing = missing_kgdb(self.guest.kernel)
+            raise UsageError(
+                f"{self.request.name} was started without a port for KGDB"
+                + (f", and its kernel has none: CONFIG_{missing}" if missing else ""),
+                hint=KGDB_HINT if missing else "kernloop vm start --kgdb --kernel tree:DIR",
+            )
+        if do == "state":
+            return {**self._debugger.told(), **self._instead_of_kgdb()}
+        if do == "end" and self._state in _OVER:
+            # What GDB has left to do is to go.
+            await self._debugger.close()
+            return {**self._debugger.told(), **self._instead_of_kgdb()}
+        if self.session.debugged:
+            raise UsageError(f"gdb is at {self.request.name}", hint=f"kernloop debug gdb {self.request.name} detach")
+        if self._state not in ("running", STARTING, State.IN_KGDB):
+            raise UsageError(f"{self.request.name} is {self._state}", hint=self._next)
+        return await self._debugger.do(do, words, timeout)
+
+    # What counts where nobody could come to the kernel: it is dead, or another keeps it still.
+    def _instead_of_kgdb(self) -> dict[str, Any]:
+        state = self._state
+        if state in ("running", STARTING, State.IN_KGDB):
+            return {}
+        crash = most_severe(self.session.console.crashes)
+        why = {"panicked": crash.title if crash else "", "hung": str(worst(self.session.stuck) or "")}
+        state = State.EXITED if state == "stopped" else state
+        return {"state": state, "why": why.get(state, ""), "next": self._next, "still": True, "stop": None}
+
+    # What to do about the state that it is in, "" when it simply runs.
+    @property
+    def _next(self) -> str:
+        name, run = self.request.name, self.session.run.path
+        match self._state:
+            case "panicked":
+                return f"kernloop vm console {name}; vm dump; then vm stop"
+            case "hung":
+                return f"{run}/{FILE}; vm dump; then vm stop"
+            case "paused":
+                return f"kernloop vm resume {name}"
+            case "in-gdb":
+                return f"kernloop debug gdb {name} continue, or detach"
+            case State.IN_KGDB if self._debugger.attended:
+                return f"kernloop debug kgdb {name} continue, or: kernloop debug kgdb {name} end"
+            case State.IN_KGDB:
+                return f"kernloop debug kgdb {name} end, or to look: kernloop debug kgdb {name} enter"
+        return f"kernloop debug kgdb {name} end" if self._debugger.state is State.LOST else ""
+
     async def _stop(self) -> dict[str, Any]:
         self.why = "stopped"
         self._stopped.set()
@@ -446,20 +644,24 @@ class Server:
     def _by_digest(self) -> VmRequest:
         return VmRequest.of_json({**self.request.as_json(), "kernel": f"sha256:{self.guest.kernel.digest}"})
 
-    def _must_run(self) -> None:
+    # What stops the guest itself and lets it go on is not for a VM that has a debugger: with `alone`.
+    def _must_run(self, *, alone: bool = False) -> None:
+        name = self.request.name
         if self._state == "panicked":
             crashes = self.session.console.crashes
-            raise HarnessError(
-                f"the kernel of {self.request.name} has panicked" + (f": {crashes[-1].title}" if crashes else ""),
-                hint=f"kernloop vm console {self.request.name}; vm dump; then vm stop",
-            )
+            also = f": {crashes[-1].title}" if crashes else ""
+            raise HarnessError(f"the kernel of {name} has panicked{also}", hint=self._next)
         if self._state == "hung":
-            raise HarnessError(
-                f"the kernel of {self.request.name} hangs: {worst(self.session.stuck)}",
-                hint=f"{self.session.run.path}/{FILE}; vm dump; then vm stop",
-            )
+            raise HarnessError(f"the kernel of {name} hangs: {worst(self.session.stuck)}", hint=self._next)
+        if self._state == IN_GDB:
+            raise UsageError(f"{name} stands still in gdb", hint=self._next)
+        if self._state == State.IN_KGDB:
+            left = "" if self._debugger.attended else ", and nobody is there"
+            raise UsageError(f"{name} sits in its kernel's debugger{left}: nothing runs", hint=self._next)
+        if alone and self.session.debugged:
+            raise UsageError(f"gdb is at {name}", hint=f"kernloop debug gdb {name} detach")
         if self._state != "running":
-            raise UsageError(f"{self.request.name} is {self._state}", hint=f"kernloop vm resume {self.request.name}")
+            raise UsageError(f"{name} is {self._state}", hint=self._next or "kernloop vm list")
 
     @property
     def _log(self) -> Path:

@@ -12,19 +12,22 @@ import hashlib
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kernloop import vmcores
 from kernloop.errors import HarnessError
 from kernloop.host.paths import cache_dir
 from kernloop.kernel import debugfiles
 from kernloop.report.crash import Crash
+from kernloop.report.severity import Severity
 from kernloop.runs import Run
+from kernloop.verdict import Vmcore
+from kernloop.vm import dump, order, pstore, recipe, snapshots, watchdog
 from kernloop.vm import machine as machines
-from kernloop.vm import order, pstore, recipe, snapshots, watchdog
 from kernloop.vm.argv import Start, kernel_words
 from kernloop.vm.console import Console
 from kernloop.vm.guest import Guest
@@ -52,6 +55,10 @@ __all__ = [
 GUEST_ENV = {"PATH": "/root:/bin:/sbin:/usr/bin:/usr/sbin", "HOME": "/root", "TERM": "dumb"}
 # The slowest boot seen under TCG on a loaded machine took 20 s.
 BOOT_SECONDS = 90.0
+# KASAN and lockdep are in all that the kernel does: a boot takes ten times as long with both.
+_CHECKS, _CHECKED = ("KASAN", "PROVE_LOCKING"), 4.0
+# Each vCPU of a large machine is started, and ticks: 64 of them take 100 s of CPU time and more.
+_SMALL, _SECONDS_A_CPU = 8, 8.0
 # A restored guest says hello in 0.2 s, and in some seconds where the host has much else to do.
 _RESTORE_SECONDS = 30.0
 # A kernel that panicked prints its last lines before pvpanic's event or, without pvpanic, just stops.
@@ -73,7 +80,8 @@ class End(StrEnum):
 
 @dataclass(frozen=True)
 class Command:
-    """What to run in the guest; without `argv` the job that was handed over to it is awaited."""
+    """What to run in the guest; without `argv` the job that was handed over to it is awaited. With `dump` a crash or a
+    hang leaves a vmcore."""
 
     argv: tuple[str, ...]
     seconds: float
@@ -81,6 +89,7 @@ class Command:
     on_stderr: Callable[[bytes], None]
     cwd: str = "/root"
     env: Mapping[str, str] = field(default_factory=lambda: GUEST_ENV)
+    dump: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,8 @@ class Watched:
 
     `answered_sysrq` is for hangs: True when the kernel still reacts; `stuck` are the vCPUs of one that does not,
     `barked` the watchdog's seconds when it found it. `init_said` is the last complaint of our init. `times` holds
-    seconds: `boot` (none when a snapshot was there), `restore` and `command`. `kept` is what pstore has.
+    seconds: `boot` (none when a snapshot was there), `restore` and `command`. `kept` is what pstore has, `vmcore` the
+    dump that was asked for, None when there was no reason for one.
     """
 
     end: End
@@ -105,6 +115,7 @@ class Watched:
     kept: Kept = field(default_factory=Kept)
     stuck: tuple[Stuck, ...] = ()
     barked: int = 0
+    vmcore: Vmcore | None = None
 
 
 class Session:
@@ -124,33 +135,69 @@ class Session:
         # What came instead of a snapshot, when the boot for one did not get that far.
         self.failed: End | None = None
         # Whether a user has stopped the vCPUs.
-        self.paused = False
+        self._paused = False
+        # Whether QEMU's gdbstub is open: what stops the guest then, and lets it go on, is a debugger.
+        self.debugged = False
+        # Held while we stop the guest to look at it, and let it go on: who comes to stop it waits for that.
+        self.looking = asyncio.Lock()
+        # Whether the guest sits in its own debugger, and how often it was said to have come there.
+        self.in_kgdb = False
+        self.kgdb_entries = 0
         # The watchdog has found the guest dead; where its vCPUs were, in any hang that nobody answers in.
         self.hung = asyncio.Event()
         self.stuck: tuple[Stuck, ...] = ()
         self._answered: bool | None = None
+        # Whether a crash or a hang leaves a vmcore, and what became of that.
+        self.wants_core = False
+        self.vmcore: Vmcore | None = None
+        self._dumping = asyncio.Lock()
 
     async def up(self) -> End:
         """Wait until the guest's init has said hello: End.COMMAND, or what came instead."""
         if self.failed is not None:
             return self.failed
-        seconds = _RESTORE_SECONDS if self.restored else BOOT_SECONDS
+        seconds = _RESTORE_SECONDS if self.restored else _boot_seconds(self.guest)
         end = await self.first(self.machine.hello, seconds, End.BOOT_DEADLINE)
         if end is End.COMMAND:
             self.times["restore" if self.restored else "boot"] = self.run.elapsed - self.began
             self.run.note("guest-up", release=self.machine.hello.result().release)
         return end
 
+    @property
+    def in_gdb(self) -> bool:
+        """Whether a debugger at QEMU's gdbstub keeps the guest still."""
+        return self.debugged and self.machine.still and not self.machine.panicked.is_set()
+
+    @property
+    def in_debugger(self) -> bool:
+        """Whether a debugger keeps the guest still, QEMU's or its own."""
+        return self.in_gdb or self.in_kgdb
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @paused.setter
+    def paused(self, on: bool) -> None:
+        self._paused = on
+        self.machine.moves.tell()
+
+    def debug(self, on: bool) -> None:
+        """A debugger may come to the guest, or has left it."""
+        self.debugged = on
+        self.machine.moves.tell()
+
     async def first(self, goal: asyncio.Future[Any], seconds: float, late: End) -> End:
         """What is first: `goal`, the end of QEMU, a panic, the deadline. A crash outranks what it brings about.
 
-        A guest that the watchdog has found dead will not meet the deadline: it counts as passed.
+        Time in which a debugger or a dump keeps the guest still does not count. A guest that the watchdog has found
+        dead will not meet the deadline: it counts as passed.
         """
         machine = self.machine
         panic, hung = asyncio.create_task(self._panicked()), asyncio.create_task(self.hung.wait())
         try:
             signs: set[asyncio.Future[Any]] = {goal, machine.ended, machine.broken, panic, hung}
-            done, _ = await asyncio.wait(signs, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            done = await self._within(signs, seconds)
             if machine.broken.done():
                 raise machine.broken.result()
             if self.console.panic.is_set():
@@ -162,6 +209,25 @@ class Session:
         finally:
             panic.cancel()
             hung.cancel()
+
+    def held_by_kgdb(self, held: bool) -> None:
+        """The guest's own debugger holds it from now on, or no longer."""
+        self.kgdb_entries += held
+        if held != self.in_kgdb:
+            self.in_kgdb = held
+            self.run.note("kgdb-in" if held else "kgdb-out")
+            self.machine.moves.tell()
+
+    async def _within(self, signs: set[asyncio.Future[Any]], seconds: float) -> set[asyncio.Future[Any]]:
+        loop, left = asyncio.get_running_loop(), seconds
+        while True:
+            held, began, moves = self.in_debugger or self._dumping.locked(), loop.time(), self.machine.moves.next
+            done, _ = await asyncio.wait(
+                {*signs, moves}, timeout=None if held else max(left, 0), return_when=asyncio.FIRST_COMPLETED
+            )
+            left -= 0 if held else loop.time() - began
+            if done - {moves} or (not held and left <= 0):
+                return done - {moves}
 
     async def console_caught_up(self) -> None:
         """What the guest has printed by now has been read: QEMU puts it into the log after it was sent to us."""
@@ -181,7 +247,36 @@ class Session:
         self.run.note("paused", by="pvpanic" if by_pvpanic else "kernloop")
         with contextlib.suppress(HarnessError):
             await self.machine.qmp("stop")
+            await self.keep_memory("panic")
             await self._keep_log()
+
+    async def keep_memory(self, of: str) -> None:
+        """A vmcore in the run directory, if the session `wants_core` and has none yet; it is nearest to the cause. The
+        guest stands still meanwhile. That there is none is no fault of the guest's: `vmcore` tells why.
+        """
+        if not self.wants_core:
+            return
+        async with self._dumping:
+            if self.vmcore is not None and not self.vmcore.error:
+                return
+            self.machine.moves.tell()
+            hello = self.machine.hello
+            release = hello.result().release if hello.done() else self.guest.kernel.release
+            began = self.run.elapsed
+            try:
+                vmcores.make_room()
+                taken = await dump.take(self.machine, self.run.path / vmcores.NAME, self.guest.spec.memory, release)
+                took = round(self.run.elapsed - began, 3)
+                self.vmcore = Vmcore(vmcores.NAME, of, taken["format"], taken["bytes"], took)
+            except (HarnessError, OSError) as error:
+                self.vmcore = Vmcore("", of, error=str(error))
+            self.run.note("vmcore", **asdict(self.vmcore))
+        self.machine.moves.tell()
+
+    async def keep_oops(self) -> None:
+        """Hear of a crash that the kernel goes on after, as long as the machine lives: its memory is kept then."""
+        await self.console.oops.wait()
+        await self.keep_memory("oops")
 
     async def backtraces(self) -> bool:
         """SysRq l (CPUs' backtraces), w (blocked tasks), t (all tasks); whether the kernel answers at all."""
@@ -203,24 +298,46 @@ class Session:
             await machine.barked.wait()
             machine.barked.clear()
             self.run.note("watchdog")
-            # A guest that is being saved goes on by itself; one that its user holds is not asked.
-            if self.paused or machine.resting:
-                continue
             with contextlib.suppress(HarnessError):
-                if await watchdog.lives(machine):
-                    self.run.note("watchdog-wrong")
+                await self._judge_bark()
+
+    # Who keeps the guest still meanwhile, its user or a debugger, is waited for, and the guest asked anew: it cannot
+    # answer us then. A debugger that was there before is told by QEMU that the watchdog has stopped it.
+    async def _judge_bark(self) -> None:
+        machine = self.machine
+        while True:
+            while self._kept:
+                await asyncio.wait({machine.moves.next})
+            if machine.resting:
+                return  # a guest that is being saved goes on by itself
+            if self.in_kgdb:
+                await machine.qmp("cont")
+                return
+            lives = await watchdog.lives(machine, lambda: self._kept)
+            if lives:
+                self.run.note("watchdog-wrong")
+                return
+            async with self.looking:
+                # One that came while the guest was asked.
+                if lives is None or self._kept:
                     continue
                 await self._look()
-                if in_debugger(self.stuck):
-                    self.run.note("watchdog-wrong", why="the guest's own debugger holds it")
-                    self.stuck = ()
-                    await machine.qmp("cont")
-                    continue
-                self.hung.set()
+                if not in_debugger(self.stuck):
+                    self.hung.set()
+                    return
+                self.run.note("watchdog-wrong", why="the guest's own debugger holds it")
+                self.stuck = ()
+                self.console.on_debugger()
+                return
+
+    @property
+    def _kept(self) -> bool:
+        return self.paused or self.debugged
 
     async def interrogate(self) -> bool:
         """What a hung guest can still say: `backtraces`; if it says nothing, the vCPUs' registers and stacks as QEMU
         sees them and an NMI that makes it panic with a backtrace. Returns whether it answered SysRq."""
+        await self.keep_memory("hang")
         answered = self._answered = await self.backtraces()
         with contextlib.suppress(HarnessError):
             if answered:
@@ -270,6 +387,7 @@ class Session:
             pstore.collect(self.run.path, over=machine.ended.done()),
             self.stuck,
             watchdog.seconds(self.guest.spec.append) if self.hung.is_set() else 0,
+            self.vmcore,
         )
 
     # From the console or from pvpanic; then until either says that all is printed.
@@ -389,7 +507,7 @@ async def hosted(guest: Guest, root: HostRoot, run: Run) -> AsyncIterator[Sessio
     run.note("tools", qemu=guest.qemu_version, id=guest.toolset)
     run.note("boot", qemu=str(guest.qemu), kernel=guest.kernel.ref, backend="vng")
     began = run.elapsed
-    async with machines.start(root.argv, run.path, console.feed, inherit=root.inherit) as machine:
+    async with machines.start(root.argv, run.path, console.feed, inherit=root.inherit, kgdb=guest.spec.kgdb) as machine:
         run.note("qemu-started", pid=machine.pid)
         session = Session(guest, machine, console, run, began=began, printed=0, restored=False)
         async with _guarded(session):
@@ -406,6 +524,7 @@ async def watch(
     status: int | str | None = None
     answered = None
     async with started as session:
+        session.wants_core = command.dump
         machine = session.machine
         if not command.argv:
             machine.packed_job = Job(command.on_stdout, command.on_stderr)
@@ -430,6 +549,11 @@ async def watch(
             answered = await session.interrogate()
         if end is End.PANIC:
             await session.hold()
+        if end is End.GONE:
+            await machine.why_gone()
+        # Before a guest that is done powers off.
+        if any(crash.severity in (Severity.OOPS, Severity.PANIC) for crash in session.console.crashes):
+            await session.keep_memory("oops")
         if end is End.COMMAND and machine.packed_job is not None:
             # The guest powers off by itself: its last console lines belong to the record.
             with contextlib.suppress(TimeoutError):
@@ -447,7 +571,7 @@ async def _started(guest: Guest, start: Start, run: Run, console: Console) -> As
     # Where time is real the library is not there, and the host stops the guest when it comes to it.
     env = order.STOP_WHEN_READY if start.freeze and not start.incoming else {}
     argv = partial(guest.argv, start)
-    async with machines.start(argv, run.path, console.feed, env=env) as machine:
+    async with machines.start(argv, run.path, console.feed, env=env, kgdb=guest.spec.kgdb) as machine:
         run.note("qemu-started", pid=machine.pid)
         session = Session(guest, machine, console, run, began=began, printed=printed, restored=start.incoming)
         async with _guarded(session):
@@ -457,15 +581,16 @@ async def _started(guest: Guest, start: Start, run: Run, console: Console) -> As
 # The watchdog is heard in the block; what only the guest's memory holds is saved at its end.
 @contextlib.asynccontextmanager
 async def _guarded(session: Session) -> AsyncIterator[None]:
-    guard = asyncio.create_task(session.guard())
+    watching = [asyncio.create_task(session.guard()), asyncio.create_task(session.keep_oops())]
     try:
         yield
         if not session.machine.ended.done():
             with contextlib.suppress(HarnessError):
                 await pstore.save_ramoops(session.machine, session.run.path)
     finally:
-        guard.cancel()
-        await asyncio.gather(guard, return_exceptions=True)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
 
 
 # Whether somebody ended QEMU: that says nothing about the snapshot. QMP may be gone a moment before its process is.
@@ -483,9 +608,14 @@ def _must_have_room(session: Session) -> None:
         )
 
 
+def _boot_seconds(guest: Guest) -> float:
+    seconds = BOOT_SECONDS + _SECONDS_A_CPU * max(0, guest.spec.topology.cpus - _SMALL)
+    return seconds * _CHECKED if any(map(guest.kernel.has, _CHECKS)) else seconds
+
+
 # Wait until the booting guest may be frozen, and keep its state; what came instead, None when nothing did.
 async def _freeze(session: Session, state: Path) -> End | None:
-    end = await session.first(session.machine.ready, BOOT_SECONDS, End.BOOT_DEADLINE)
+    end = await session.first(session.machine.ready, _boot_seconds(session.guest), End.BOOT_DEADLINE)
     if end is not End.COMMAND:
         return end
     await session.machine.save(state, without_shared_ram=True)

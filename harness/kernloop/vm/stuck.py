@@ -17,6 +17,7 @@ from kernloop.report.frames import Frame, guilty
 from kernloop.vm import kallsyms
 from kernloop.vm.kallsyms import Place, Symbols
 from kernloop.vm.machine import Machine
+from kernloop.vm.memory import vmcoreinfo
 
 __all__ = ["FILE", "Stuck", "in_debugger", "look", "told", "worst"]
 
@@ -32,8 +33,6 @@ _PAGE = 4096
 _MOST_FRAMES = 24
 _CALL_BYTES = 7
 _KERNEL = 1 << 63
-# Enough of memory for QEMU to write a dump that carries the registers' notes and VMCOREINFO.
-_LITTLE = 4096
 _SECONDS = 30.0
 
 
@@ -80,7 +79,7 @@ async def look(machine: Machine, run: Path) -> tuple[Stuck, ...]:
         cpus = [(number, *_read(part)) for number, part in _parts(text)]
         # User page tables need not have the kernel in them.
         memory.through = next((cpu for cpu, registers, state in cpus if not state["CPL"]), 0)
-        symbols = await _symbols(memory)
+        symbols = await _symbols(machine, Path(folder), memory)
         found = [await _stuck(cpu, registers, state, symbols, memory) for cpu, registers, state in cpus]
     (run / FILE).write_text(told(found, symbols is not None))
     return tuple(found)
@@ -129,7 +128,6 @@ class _Memory:
         self.through = 0
         self._machine = machine
         self._file = folder / "memory"
-        self._dump = folder / "dump"
 
     async def read(self, address: int, size: int) -> bytes:
         """Raises HarnessError for what is not mapped."""
@@ -137,14 +135,8 @@ class _Memory:
         await self._machine.qmp("memsave", arguments, seconds=_SECONDS)
         return self._file.read_bytes()
 
-    async def vmcoreinfo(self) -> bytes:
-        """What the kernel has told QEMU of itself (-device vmcoreinfo); QEMU gives it away in dumps only."""
-        arguments = {"paging": False, "protocol": f"file:{self._dump}", "begin": 0, "length": _LITTLE, "format": "elf"}
-        await self._machine.qmp("dump-guest-memory", arguments, seconds=_SECONDS)
-        return self._dump.read_bytes()
 
-
-async def _symbols(memory: _Memory) -> Symbols | None:
+async def _symbols(machine: Machine, folder: Path, memory: _Memory) -> Symbols | None:
     wanted: dict[tuple[int, int], bytes] = {}
 
     def read(address: int, size: int) -> bytes:
@@ -153,7 +145,7 @@ async def _symbols(memory: _Memory) -> Symbols | None:
         return wanted[address, size]
 
     with contextlib.suppress(HarnessError, struct.error):
-        where = kallsyms.tables(await memory.vmcoreinfo())
+        where = kallsyms.tables(await vmcoreinfo(machine, folder))
         while where is not None:
             try:
                 return kallsyms.load(where, read)

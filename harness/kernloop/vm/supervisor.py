@@ -30,10 +30,10 @@ from kernloop.vm.argv import VirtualTime
 from kernloop.vm.backends import Backend, backend
 from kernloop.vm.guest import Guest
 from kernloop.vm.handover import blob
-from kernloop.vm.judge import judge_machine, reports, unjudged
+from kernloop.vm.judge import judge_machine, reports, unjudged, with_vmcore
 from kernloop.vm.request import VERB, VmRequest, reserved
 from kernloop.vm.server import Server
-from kernloop.vm.session import End, Session, resume
+from kernloop.vm.session import BOOT_SECONDS, End, Session, resume
 from kernloop.vm.share import Share
 
 __all__ = ["SCHEMA", "main"]
@@ -46,7 +46,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # a terminal's, of the client that started us
     try:
         request = VmRequest.of_json(json.loads(sys.stdin.read()))
-        with progress.heard_by(lambda what, *_: _tell({"say": what})), contextlib.ExitStack() as stack:
+        with progress.heard_by(_say), contextlib.ExitStack() as stack:
             # A saved VM brings its own machine.
             kept = saved.load(request.tag) if request.tag else None
             if kept:
@@ -66,11 +66,18 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
 
 
-# A client that has gone away does not matter to the VM.
-def _tell(message: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):
+# Whether a client is there to hear it; most of what it is told does not matter to the VM.
+def _tell(message: dict[str, Any]) -> bool:
+    try:
         sys.stdout.write(json.dumps(message) + "\n")
         sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _say(what: str, *_: object) -> None:
+    _tell({"say": what})
 
 
 def _made(request: VmRequest, kept: saved.Saved | None) -> Backend:
@@ -84,6 +91,7 @@ def _made(request: VmRequest, kept: saved.Saved | None) -> Backend:
         append=request.append,
         virtual=None if request.seed is None else VirtualTime(request.shift),
         share=Share(Path(request.folder or "/root"), request.writable),
+        kgdb=request.kgdb,
     )
     if kept and kept.key != made.guest.key():
         raise HarnessError(
@@ -113,7 +121,8 @@ async def _live(request: VmRequest, made: Backend, kept: saved.Saved | None, run
     if request.owner is not None:
         _watch_owner(request.owner, orphaned)
     async with _started(request, made, kept, run) as session:
-        end = await session.up()
+        session.wants_core = request.dump
+        end = await (_waiting(session) if request.waits else session.up())
         if end is End.COMMAND:
             if guest.spec.virtual_time is None and session.restored:
                 session.machine.wake(real_time=True)
@@ -132,13 +141,32 @@ async def _live(request: VmRequest, made: Backend, kept: saved.Saved | None, run
         raise HarnessError(f"{outcome.verdict}: {outcome.summary}", hint=outcome.next, evidence=run.path)
 
 
+# Until the kernel waits for its debugger, or is up without.
+async def _waiting(session: Session) -> End:
+    entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def sits() -> None:
+        session.held_by_kgdb(True)
+        if not entered.done():
+            entered.set_result(None)
+
+    session.console.on_debugger = sits
+    either: set[asyncio.Future[Any]] = {entered, session.machine.hello}
+    goal = asyncio.create_task(asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED))
+    try:
+        return await session.first(goal, BOOT_SECONDS, End.BOOT_DEADLINE)
+    finally:
+        goal.cancel()
+
+
 async def _serve(server: Server, request: VmRequest, run: Run) -> End:
     with run.scratch(wire.SOCKET):
         listening = await asyncio.start_unix_server(server.serve, sock=wire.bind(run.path), limit=wire.LINE_MAX)
         try:
             run.note("serving")
             asyncio.get_running_loop().remove_reader(sys.stdout.fileno())
-            _tell({"up": {"name": request.name, "run": str(run.path), **server.info()}})
+            if not _tell({"up": {"name": request.name, "run": str(run.path), **server.info()}}):
+                raise asyncio.CancelledError  # as when its end is seen before
             _detach(run)
             return await server.until_over()
         finally:
@@ -165,7 +193,7 @@ def _watch_owner(pid: int, gone: Callable[[], None]) -> None:
 @contextlib.asynccontextmanager
 async def _started(request: VmRequest, made: Backend, kept: saved.Saved | None, run: Run) -> AsyncIterator[Session]:
     if kept is None:
-        async with made.attend(blob(b"", seed=request.seed), run, cold=request.cold) as session:
+        async with made.attend(blob(b"", seed=request.seed), run, cold=request.cold or request.waits) as session:
             yield session
         return
     async with resume(made.guest, kept.path, run) as session:
@@ -192,7 +220,7 @@ def _judge(guest: Guest, session: Session, end: End, server: Server | None) -> O
         watched = replace(watched, end=End.COMMAND)  # its user told it to
     found = judge_machine(guest.kernel, run, watched, deadline=0)
     if found is not None:
-        return found
+        return with_vmcore(found, run, watched.vmcore, again="vm start --dump")
     why = server.why if server else ""
     seen = reports(watched)
     also = f"; the kernel reported: {seen[0].what}" if seen else ""

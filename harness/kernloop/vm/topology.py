@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vCPUs as sockets, cores and threads, and NUMA nodes with their memory and distances, from what users write."""
+"""vCPUs as sockets, LLCs, cores and threads, and NUMA nodes with their memory and distances, from what users write.
+
+`arranged` takes all of it in one word: `SOCKETSxCORESxTHREADS`, a last-level cache for each socket, one node; with
+`+llcN` each socket has N of these, with `+numaN` vCPUs and memory are N nodes. Or it takes a name of `PRESETS`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,18 @@ from typing import Any
 
 from kernloop.errors import UsageError
 
-__all__ = ["MAX_CPUS", "Node", "Topology", "numa", "of_json", "parse_cpus"]
+__all__ = [
+    "MAX_CPUS",
+    "PRESETS",
+    "Node",
+    "Topology",
+    "arranged",
+    "in_a_word",
+    "memory_for",
+    "numa",
+    "of_json",
+    "parse_cpus",
+]
 
 MAX_CPUS = 64
 _LEVELS = ("sockets", "dies", "cores", "threads")
@@ -19,6 +34,19 @@ _NODE_HINT = "as in --numa 0-3:256M --numa 4-7:256M"
 _DISTANCE_HINT = "as in --distance 0-1:21, from 11 to 254; a node is 10 from itself"
 # What Linux calls local and remote (include/linux/topology.h: LOCAL_DISTANCE, REMOTE_DISTANCE).
 _LOCAL, _REMOTE = 10, 20
+# The smallest machines that have what their name says. `numaN` and `llcN` are names for any N.
+PRESETS = {
+    "up": "1x1x1",
+    "uma": "1x4x1",
+    "smt": "1x2x2",
+    "llc2": "1x4x1+llc2",
+    "numa2": "2x2x2+numa2",
+    "numa4": "4x2x2+numa4",
+    "big": "2x16x2+numa2",
+}
+_ARRANGED_HINT = f"as in 2x4x2, 1x8x1+llc2, 2x4x2+numa2; or a name: {' '.join(PRESETS)}"
+# What a kernel and the suite need: of the default machine, and for each further vCPU.
+_LEAST_MIB, _LEAST_CPUS, _MIB_A_CPU = 512, 16, 16
 
 
 @dataclass(frozen=True)
@@ -47,6 +75,11 @@ class Topology:
         levels = [f"{level}={count}" for level in _LEVELS if (count := getattr(self, level))]
         return ",".join([str(self.cpus), *levels])
 
+    @property
+    def shares_caches(self) -> bool:
+        """Whether some vCPUs share a cache that others of their socket do not: of a core, or of a die."""
+        return self.threads > 1 or self.dies > 1
+
 
 def parse_cpus(text: str) -> Topology:
     """`N` or `N,sockets=S,dies=D,cores=C,threads=T`. Raises UsageError, also when the levels do not make N."""
@@ -69,6 +102,13 @@ def parse_cpus(text: str) -> Topology:
     return Topology(int(count), sockets, dies, cores, threads)
 
 
+def in_a_word(topology: Topology) -> str:
+    """What `arranged` takes for a topology without nodes; levels that were left to QEMU are as it makes them."""
+    sockets, llcs, threads = topology.sockets or 1, topology.dies or 1, topology.threads or 1
+    word = f"{sockets}x{topology.cpus // sockets // threads}x{threads}"
+    return word if llcs == 1 else f"{word}+llc{llcs}"
+
+
 def numa(topology: Topology, memory: int, nodes: tuple[str, ...], distances: tuple[str, ...]) -> Topology:
     """`topology` with `nodes` (`FIRST-LAST:SIZE`, or `:SIZE` for memory only) and `distances` (`A-B:DISTANCE`).
 
@@ -87,10 +127,54 @@ def numa(topology: Topology, memory: int, nodes: tuple[str, ...], distances: tup
     return replace(topology, nodes=found, distances=_distances(distances, len(found)))
 
 
+def arranged(text: str, memory: int | None = None) -> Topology:
+    """`text`, a preset or `SxCxT[+llcN][+numaN]`, with `memory` MiB shared out to its nodes. Raises UsageError."""
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)(?:\+llc(\d+))?(?:\+numa(\d+))?", _spelt(text))
+    if match is None:
+        raise UsageError(f"{text!r} is no topology", hint=_ARRANGED_HINT)
+    sockets, cores, threads, llcs, nodes = (int(number or 1) for number in match.groups())
+    cpus = sockets * cores * threads
+    if not 1 <= cpus <= MAX_CPUS:
+        raise UsageError(f"{text} has {cpus} vCPUs, 1 to {MAX_CPUS} can be had", hint=_ARRANGED_HINT)
+    if not llcs or cores % llcs:
+        raise UsageError(f"{cores} cores cannot share {llcs} last-level caches evenly", hint=_ARRANGED_HINT)
+    # Linux takes a cache that lies in two nodes for a mistake (topology_sane() of arch/x86/kernel/smpboot.c).
+    if not nodes or sockets * llcs % nodes:
+        raise UsageError(
+            f"{nodes} NUMA nodes cannot share {sockets * llcs} last-level caches evenly", hint=_ARRANGED_HINT
+        )
+    # Cores of one socket is what QEMU makes of a number alone: the same machine, so the same snapshot.
+    plain = sockets == llcs == threads == 1
+    found = Topology(cpus) if plain else Topology(cpus, sockets, llcs, cores // llcs, threads)
+    if nodes == 1:
+        return found
+    size, width = memory or memory_for(cpus), cpus // nodes
+    parts = [size // nodes + (number < size % nodes) for number in range(nodes)]
+    return replace(
+        found,
+        nodes=tuple(Node((n * width, (n + 1) * width - 1), part) for n, part in enumerate(parts)),
+    )
+
+
+def memory_for(cpus: int) -> int:
+    """MiB that a guest with so many vCPUs needs."""
+    return _LEAST_MIB + _MIB_A_CPU * max(0, cpus - _LEAST_CPUS)
+
+
 def of_json(value: dict[str, Any]) -> Topology:
     """What `dataclasses.asdict` gave, after a trip through JSON."""
     nodes = tuple(Node(tuple(node["cpus"]) if node["cpus"] else None, node["memory"]) for node in value["nodes"])
     return Topology(**{**value, "nodes": nodes, "distances": tuple(tuple(one) for one in value["distances"])})
+
+
+def _spelt(text: str) -> str:
+    if text in PRESETS:
+        return PRESETS[text]
+    if match := re.fullmatch(r"numa([2-9]|1\d)", text):
+        return f"{match[1]}x2x2+numa{match[1]}"
+    if match := re.fullmatch(r"llc([2-9]|[123]\d)", text):
+        return f"1x{2 * int(match[1])}x1+llc{match[1]}"
+    return text
 
 
 def _node(text: str) -> Node:

@@ -57,7 +57,7 @@ class HostRoot:
         words = [f"virtme_initmount0={self.share.folder}"]
         if self.modules is not None:
             words.append(f"virtme_link_mods={self.modules}")
-        bootable = self.kernel.bootable
+        bootable = self.kernel.image if self.spec.kaslr else self.kernel.bootable
         return qemu_argv(self.said, self.sockets, words, self.qemu, self.spec, bootable, self.start, channels)
 
 

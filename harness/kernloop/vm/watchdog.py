@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ _ASLEEP_SECONDS = 20.0
 _POLL_SECONDS = 0.2
 
 
-async def lives(machine: Machine) -> bool:
-    """Let a guest that the watchdog has stopped go on, and say whether its agent answers. Raises HarnessError."""
+async def lives(machine: Machine, kept: Callable[[], bool]) -> bool | None:
+    """Let a guest that the watchdog has stopped go on, and say whether its agent answers; None where it could not, for
+    somebody has `kept` it. Raises HarnessError.
+    """
     answer = machine.ask_for_life()
     await machine.qmp("cont")
     used, slept = _cpu_seconds(machine.pid), 0.0
@@ -37,6 +39,8 @@ async def lives(machine: Machine) -> bool:
         signs: set[asyncio.Future[Any]] = {answer, machine.ended}
         await asyncio.wait(signs, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         # A guest whose vCPUs are halted uses little; a QEMU that a signal or a debugger has stopped has no say.
+        if kept():
+            return None
         slept += 0 if machine.stopped else _POLL_SECONDS
         busy = _cpu_seconds(machine.pid) - used
         if busy > _CPU_SECONDS or (slept > _ASLEEP_SECONDS and busy < slept / 10 and await _all_dead(machine)):

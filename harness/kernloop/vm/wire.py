@@ -12,17 +12,31 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kernloop.errors import HarnessError, UsageError
+from kernloop.errors import HarnessError, SubjectError, UsageError
 
-__all__ = ["LINE_MAX", "SOCKET", "Connection", "bind", "connect", "failure", "line", "pack", "raised", "unpack"]
+__all__ = [
+    "LINE_MAX",
+    "SOCKET",
+    "Connection",
+    "Unreachable",
+    "bind",
+    "connect",
+    "failure",
+    "line",
+    "pack",
+    "raised",
+    "send_with_file",
+    "unpack",
+]
 
 SOCKET = "socket"
 LINE_MAX = 4 << 20
 _CONNECT_SECONDS = 5.0
+_KINDS: dict[str, type[HarnessError]] = {"usage": UsageError, "subject": SubjectError}
 
 
 def line(message: dict[str, Any]) -> bytes:
@@ -37,26 +51,36 @@ def unpack(text: str) -> bytes:
     return base64.b64decode(text)
 
 
+def send_with_file(end: int, message: dict[str, Any], file: int) -> None:
+    """Send `message` and the descriptor `file` by the socket `end`, which nothing was sent by before.
+
+    Raises OSError when the other side is gone.
+    """
+    with socket.socket(fileno=os.dup(end)) as ours:
+        # A line is far smaller than what a socket takes at once.
+        socket.send_fds(ours, [line(message)], [file])
+
+
 def failure(error: HarnessError) -> dict[str, Any]:
     """`error` as it travels."""
-    kind = "usage" if isinstance(error, UsageError) else "harness"
+    kind = next((name for name, one in _KINDS.items() if isinstance(error, one)), "harness")
     evidence = str(error.evidence) if error.evidence else None
     return {"error": {"kind": kind, "message": error.message, "hint": error.hint, "evidence": evidence}}
 
 
 def raised(error: dict[str, Any]) -> HarnessError:
     """`error` as it was before it travelled."""
-    kind = UsageError if error["kind"] == "usage" else HarnessError
+    kind = _KINDS.get(error["kind"], HarnessError)
     evidence = Path(error["evidence"]) if error["evidence"] else None
     return kind(error["message"], hint=error["hint"], evidence=evidence)
 
 
-def bind(folder: Path) -> socket.socket:
-    """Listen in `folder`, for this user only."""
+def bind(folder: Path, name: str = SOCKET) -> socket.socket:
+    """Listen by `name` in `folder`, for this user only."""
     listener = socket.socket(socket.AF_UNIX)
     old = os.umask(0o177)
     try:
-        with _short(folder) as path:
+        with _short(folder, name) as path:
             listener.bind(f"{path}.new")
             listener.listen(64)
             # Whoever sees it can connect.
@@ -80,6 +104,10 @@ def connect(folder: Path) -> Connection:
         end.close()
         raise
     return Connection(end)
+
+
+class Unreachable(HarnessError):
+    """The other side is gone, or silent."""
 
 
 class Connection:
@@ -108,6 +136,26 @@ class Connection:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 
+    def message_with_file(self, seconds: float) -> tuple[dict[str, Any], int | None]:
+        """The first thing that the supervisor says, and the descriptor that comes with it. Raises HarnessError."""
+        self.socket.settimeout(seconds)
+        data = b""
+        files: list[int] = []
+        while not data.endswith(b"\n"):
+            try:
+                piece, sent, _, _ = socket.recv_fds(self.socket, LINE_MAX, 1)
+            except TimeoutError:
+                _close(files)
+                raise _silent(seconds) from None
+            except OSError:
+                piece, sent = b"", []
+            files += sent
+            if not piece:
+                _close(files)
+                raise _gone()
+            data += piece
+        return json.loads(data), files[0] if files else None
+
     def messages(self, seconds: float | None) -> Iterator[dict[str, Any]]:
         """What the supervisor answers. Raises HarnessError when it says nothing for `seconds`, or is gone."""
         self.socket.settimeout(seconds)
@@ -115,9 +163,7 @@ class Connection:
             try:
                 text = self._file.readline(LINE_MAX)
             except TimeoutError:
-                raise HarnessError(
-                    f"the VM's supervisor has not answered for {seconds:g} s", hint="kernloop vm list shows its state"
-                ) from None
+                raise _silent(seconds or 0) from None
             except OSError:
                 text = b""
             if not text.endswith(b"\n"):
@@ -125,8 +171,19 @@ class Connection:
             yield json.loads(text)
 
 
-def _gone() -> HarnessError:
-    return HarnessError(
+def _close(files: Iterable[int]) -> None:
+    for file in files:
+        os.close(file)
+
+
+def _silent(seconds: float) -> Unreachable:
+    return Unreachable(
+        f"the VM's supervisor has not answered for {seconds:g} s", hint="kernloop vm list shows its state"
+    )
+
+
+def _gone() -> Unreachable:
+    return Unreachable(
         "the VM's supervisor has gone, or given up on this request",
         hint="kernloop vm list; else kernloop runs list says how its run ended",
     )
@@ -134,9 +191,9 @@ def _gone() -> HarnessError:
 
 # A unix socket's path holds 107 bytes (unix(7)); run directories may be deeper.
 @contextlib.contextmanager
-def _short(folder: Path) -> Iterator[str]:
+def _short(folder: Path, name: str = SOCKET) -> Iterator[str]:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{fd}/{SOCKET}"
+        yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)

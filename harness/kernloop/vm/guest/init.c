@@ -9,7 +9,7 @@
  *   guest -> host   H the release, N the notes of /sys/kernel/notes, O stdout, E stderr, X the wait status (i32),
  *                   F why a job could not start, T how many bytes of stdin it took (u32),
  *                   Z ready to be frozen (see handover.c); the restored machine then says H,
- *                   Q the answer to Q, with its number, L to L
+ *                   Q the answer to Q, with its number, L to L, D nothing (see drain_port)
  *   host -> guest   R run (see start_job), I stdin (empty: end of file), K a signal number (i32), S power off,
  *                   P whether to keep the output of a job waiting (one byte), since nobody takes it now,
  *                   Q be at rest: nothing is sent or done until the next frame, so that a machine saved meanwhile
@@ -61,6 +61,9 @@
 #define WORDS_MAX 4096
 #define FRAME_MAX (1 << 20)
 #define CHUNK 16384
+#define PIPE_PAGE 4096
+#define PIPE_PAGES 256 /* _AHEAD of machine.py */
+#define VIRTQUEUE_MAX_SIZE 1024 /* of QEMU's include/hw/virtio/virtio.h */
 #define WINDOW (1 << 18) /* STDIN_WINDOW of frames.py */
 
 struct header {
@@ -82,6 +85,7 @@ struct job {
 
 static struct job jobs[JOBS_MAX];
 static int port = -1;
+static unsigned long sent_pages; /* of the pipe to the host, at most */
 static bool one_job; /* power off when it ends */
 
 static void complain(const char *what)
@@ -133,10 +137,31 @@ static bool read_all(int fd, void *data, size_t len)
 
 static void send_frame(char type, uint16_t number, const void *data, uint32_t len)
 {
-	struct header header = { .type = type, .job = number, .len = len };
+	static struct {
+		struct header header;
+		char data[CHUNK];
+	} __attribute__((packed)) frame;
+	uint32_t along = len < CHUNK ? len : CHUNK;
 
-	if (!write_all(port, &header, sizeof(header)) || !write_all(port, data, len))
+	frame.header = (struct header){ .type = type, .job = number, .len = len };
+	memcpy(frame.data, data, along);
+	if (!write_all(port, &frame, sizeof(frame.header) + along) ||
+	    !write_all(port, (const char *)data + along, len - along))
 		complain("writing to the host");
+	sent_pages += (sizeof(frame.header) + len) / PIPE_PAGE + 1;
+}
+
+/*
+ * Wait until the host has all that was sent. What does not fit into the pipe to a host that does not read, QEMU leaves in
+ * the port's queue, and that is lost when the machine goes. It takes it in order: when as many more writes are in as a
+ * queue holds, those before them are out.
+ */
+static void drain_port(void)
+{
+	if (sent_pages <= PIPE_PAGES)
+		return;
+	for (int i = 0; i < VIRTQUEUE_MAX_SIZE; i++)
+		send_frame('D', 0, "", 0);
 }
 
 static void mount_all(bool host_root)
@@ -484,8 +509,10 @@ static void reap(void)
 			close_end(&job->out);
 			close_end(&job->err);
 			job->pid = 0;
-			if (one_job)
+			if (one_job) {
+				drain_port();
 				power_off();
+			}
 		}
 	}
 }
