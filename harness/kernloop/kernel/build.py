@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -158,23 +158,25 @@ def opened(request: BuildRequest) -> Iterator[BuildFolder]:
         (path / "kernloop").mkdir(parents=True, exist_ok=True)
         if not (path / "vmlinux").exists():
             need_space(path, _MIB_NEEDED, "building a kernel")
-        words = command(tree, path, tools, _cflags(request))
+        words = command(tree, path, tools, _flags(request))
         if under_way(path):
             progress.say("looking for what a killed build left half done")
             repair(path)
         yield BuildFolder(path, tree, tools, words)
 
 
-def command(tree: SourceTree, folder: Path, tools: Toolchain, cflags: str) -> tuple[str, ...]:
-    """make for `folder`, without targets; `cflags` beside the kernel's own."""
-    extra = [f"KCFLAGS={cflags}"] if cflags else []
+def command(tree: SourceTree, folder: Path, tools: Toolchain, flags: Mapping[str, str]) -> tuple[str, ...]:
+    """make for `folder`, without targets; `flags` beside the kernel's own, by make's names for them."""
+    extra = [f"{name}={words}" for name, words in flags.items() if words]
     return (*tools.prefix, "make", "-C", str(tree.path), f"O={folder}", *tools.words, *extra)
 
 
 # Those of the caller's environment, and the profile's.
-def _cflags(request: BuildRequest) -> str:
+def _flags(request: BuildRequest) -> dict[str, str]:
     profile = PROFILES.get(request.profile) if request.config is None and not request.llvm else None
-    return " ".join(filter(None, [os.environ.get("KCFLAGS"), *(profile.cflags if profile else ())]))
+    ours = {"KCFLAGS": profile.cflags, "HOSTCFLAGS": profile.hostcflags} if profile else {}
+    names = ("KCFLAGS", "HOSTCFLAGS")
+    return {name: " ".join(filter(None, [os.environ.get(name), *ours.get(name, ())])) for name in names}
 
 
 def build(request: BuildRequest) -> Built:

@@ -48,7 +48,7 @@ _EDITORS = ("~", ".swp", ".swo", ".orig", ".rej", ".pyc")
 _ENVIRONMENT = frozenset(
     (
         *("ARCH", "SUBARCH", "CC", "HOSTCC", "LD", "LLVM", "CROSS_COMPILE", "PAHOLE", "LOCALVERSION", "MAKEFLAGS"),
-        *("KCFLAGS", "KAFLAGS", "KCPPFLAGS", "KRUSTFLAGS", "CPATH", "C_INCLUDE_PATH", "GCC_EXEC_PREFIX"),
+        *("HOSTCFLAGS", "KCFLAGS", "KAFLAGS", "KCPPFLAGS", "KRUSTFLAGS", "CPATH", "C_INCLUDE_PATH", "GCC_EXEC_PREFIX"),
     )
 )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kernloop.report.crash import Crash
     from kernloop.report.symbols import Decoded, Images
 
-__all__ = ["FILE", "decoded", "images_of", "note", "noted"]
+__all__ = ["FILE", "decoded", "images_of", "note", "noted", "vmlinux"]
 
 FILE = "symbols.json"
 
@@ -41,6 +41,16 @@ def noted(run: Path) -> Images | None:
         value = json.loads((run / FILE).read_text())
         return _images(_Noted(tuple(value["paths"]), value["source"], value["build_id"], value["release"]))
     except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def vmlinux(run: Path, build_id: str) -> Path | None:
+    """The vmlinux with debugging information of what runs in `run`, None where none is known to be of that build."""
+    try:
+        value = json.loads((run / FILE).read_text())
+        path = Path(value["paths"][0])
+        return path if value["build_id"] == build_id and path.exists() else None
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
 
 

@@ -7,9 +7,13 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kernloop.kernel import debugfiles
 from kernloop.report.hang import Hang, hang, tells_of_hang
+
+if TYPE_CHECKING:
+    from kernloop.report.symbols import Images
 
 __all__ = ["in_console", "seen"]
 
@@ -45,9 +49,12 @@ def _symbols(run: Path, console: bytes) -> Callable[[int], str | None]:
             return int(said[1] or b"0", 16)
         return 0 if _NO_KASLR in console else None
 
+    @cache
+    def images() -> Images | None:
+        return debugfiles.noted(run) if offset() is not None else None
+
     def name(address: int) -> str | None:
-        images = debugfiles.noted(run) if offset() is not None else None
-        found = images.vmlinux.at(address - (offset() or 0)) if images and images.vmlinux else None
+        found = files.vmlinux.at(address - (offset() or 0)) if (files := images()) and files.vmlinux else None
         return found.name if found else None
 
     return name

@@ -16,9 +16,8 @@ from pathlib import Path
 from kernloop.errors import HarnessError, UsageError
 from kernloop.host.cache import ensure
 from kernloop.host.paths import cache_dir
-from kernloop.kernel import changes, debian, kernel
+from kernloop.kernel import debian, kernel
 from kernloop.kernel.kernel import Kernel
-from kernloop.kernel.tree import open_tree
 
 __all__ = ["DEFAULT", "by_build_id", "cached", "resolve"]
 
@@ -57,6 +56,10 @@ def by_build_id(build_id: str) -> Kernel | None:
 
 
 def _tree(path: Path) -> Kernel:
+    # What knows source trees takes as long to import as a small scheduler takes to check.
+    from kernloop.kernel import changes
+    from kernloop.kernel.tree import open_tree
+
     tree = open_tree(path)
     pointer = tree.last / "kernloop/kernel" if tree.last else None
     try:

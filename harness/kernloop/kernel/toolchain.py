@@ -2,8 +2,8 @@
 """The programs that build a kernel: the host's compiler and small tools, our lld and pahole.
 
 Linking takes three passes over a vmlinux with DWARF, and ld.lld is several times faster at it than ld.bfd, so it is
-ours with either compiler. pahole is ours as well: 1.27 is the first that is both parallel and repeatable
-(scripts/Makefile.btf), and Debian 12 has 1.24.
+ours with either compiler, but for a GNU cross compiler. pahole is ours as well: 1.27 is the first that is both
+parallel and repeatable (scripts/Makefile.btf), and Debian 12 has 1.24.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def find(arch: str, *, llvm: bool) -> Toolchain:
     """Raises UsageError for an unknown architecture, HarnessError naming the packages that are not installed."""
     if arch not in ARCHES:
         raise UsageError(f"kernels for {arch!r} cannot be built", hint=f"--arch: {' '.join(ARCHES)}")
-    chosen, tools = ARCHES[arch], toolset.get()
+    chosen = ARCHES[arch]
     needs = build_needs(distribution())
     missing = [need for need in needs if need.packages]
     if missing:
@@ -74,17 +74,23 @@ def find(arch: str, *, llvm: bool) -> Toolchain:
             f"building a kernel takes {', '.join(need.name for need in missing)}: not installed",
             hint=f"kernloop doctor --fix, or: {install_line(packages, distribution())}",
         )
-    compiler = f"{tools.clang}" if llvm else f"{chosen.prefix}gcc"
-    if not llvm and shutil.which(compiler) is None:
+    gcc = f"{chosen.prefix}gcc"
+    if not llvm and shutil.which(gcc) is None:
+        package = f"gcc-{chosen.prefix}".rstrip("-")
         raise HarnessError(
-            f"{compiler} is not installed", hint=f"--llvm needs no cross compiler, or install gcc for {arch}"
+            f"{gcc} is not installed",
+            hint=f"{install_line((package,), distribution())}, or --llvm, whose compiler is there",
         )
+    tools = toolset.get()
+    compiler = str(tools.clang) if llvm else gcc
+    # GNU's objcopy, up to 2.40 at least, cannot read again what it wrote of lld's vmlinux with an empty .relr.dyn.
+    ld = f"{chosen.prefix}ld" if chosen.prefix and not llvm else str(tools.ld)
     cached = ["ccache"] if shutil.which("ccache") else []
     words = [
         f"ARCH={chosen.kbuild}",
         f"CC={' '.join([*cached, compiler])}",
         f"HOSTCC={' '.join([*cached, 'gcc'])}",
-        f"LD={tools.ld}",
+        f"LD={ld}",
         f"PAHOLE={bundle.get(_PAHOLE) / 'pahole'}",
         *([f"CROSS_COMPILE={chosen.prefix}"] if chosen.prefix and not llvm else []),
         *(_binutils(chosen) if llvm and chosen.prefix else []),
@@ -93,7 +99,7 @@ def find(arch: str, *, llvm: bool) -> Toolchain:
     env = {**_SAME, "CCACHE_DEPEND": "1", "CCACHE_SLOPPINESS": "time_macros,include_file_mtime,include_file_ctime"}
     dropped = [word for name in _DROPPED for word in ("-u", name)]
     prefix = ("env", *dropped, *(f"{name}={value}" for name, value in env.items()))
-    return Toolchain(prefix, tuple(words), ("make", "gcc", compiler, str(tools.ld), "as", "objcopy"))
+    return Toolchain(prefix, tuple(words), ("make", "gcc", compiler, ld, "as", "objcopy"))
 
 
 # For another architecture than the host's, GNU's ar and objcopy will not do; LLVM's do for any.

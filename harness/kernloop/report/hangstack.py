@@ -27,6 +27,7 @@ _USER = Pattern(r"^(?:RIP: 00[23]3:|RIP: 002b:)")
 _INTERRUPT = (
     "asm_* *sysvec_* *common_interrupt* *apic_timer_interrupt* el1h_64_irq* irq_exit* handle_softirqs *do_softirq*"
 )
+_ENTRIES = ("asm_common_interrupt", "asm_sysvec_")
 _IDLE = ("idle", "halt", "mwait", "wfi")
 # What a wait is for, by a function of the stack; the first that fits counts.
 _WAITS = (
@@ -104,7 +105,10 @@ def read_stack(lines: Sequence[str]) -> Stack:
             # Registers above the trace are the CPU's own; within a trace those of what was interrupted there.
             if not traced or not shown:
                 if _USER.match(line):
-                    # Below a system call it is only where that came from.
+                    # Below a system call it is only where that came from; below an interrupt that is shown without
+                    # what it interrupted, it is that.
+                    if stack.names and not shown and stack.names[-1].startswith(_ENTRIES):
+                        stack.names = []
                     stack.user = stack.user or not stack.names
                 else:
                     stack.at = name or None

@@ -56,7 +56,8 @@ _CODE_REASONS = {1: "hotplug", 2: "cgroup offline"}
 _CODE_ACTIONS = {1: "restart"}
 
 _RULE = re.compile(r"^={40,}\s*$")
-_EXIT = re.compile(r"^(?:.*(?:Error: |\] ))?EXIT: (?P<why>.*)$")
+# anyhow puts the cause of an error in lines of its own, numbered where there are several.
+_EXIT = re.compile(r"^(?:.*(?:Error: |\] )|\s+(?:\d+: )?)?EXIT: (?P<why>.*)$")
 _EXIT_END = re.compile(r"\)(?: on CPU \d+)?\s*$")
 _EXIT_WHY = re.compile(r"^(?P<reason>[^(]*?)(?: \((?P<message>.*)\))?(?: on CPU (?P<cpu>\d+))?\s*$", re.DOTALL)
 _MAX_MESSAGE_LINES = 20

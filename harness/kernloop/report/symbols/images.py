@@ -57,6 +57,10 @@ class Images:
             self._opened[name] = self._open(path, room) if path is not None and usable else None
         return self._opened[name]
 
+    def module_file(self, name: str) -> Path | None:
+        """Where the file of the module lies that the kernel calls `name`."""
+        return self._module_files.get(name)
+
     @property
     def images(self) -> list[Image]:
         """Those that are open."""
