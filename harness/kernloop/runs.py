@@ -68,6 +68,7 @@ _FILES = {
     "stderr": "the command's standard error",
     "cpus.txt": "where each vCPU hangs: function and stack",
     "registers.txt": "the vCPUs' registers in a hang",
+    "vmcore": "the guest's memory: kernloop debug triage",
     "qemu.stderr": "what QEMU said",
     "supervisor.log": "what the VM's supervisor complained of",
     "timeline.jsonl": "what was done when",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["Evidence", "KernelSeen", "Outcome", "Verdict", "exit_code", "guest_exit_code", "worst"]
+__all__ = ["Evidence", "KernelSeen", "Outcome", "Verdict", "Vmcore", "exit_code", "guest_exit_code", "worst"]
 
 
 class Verdict(StrEnum):
@@ -105,6 +105,19 @@ class KernelSeen:
 
 
 @dataclass(frozen=True)
+class Vmcore:
+    """The dump that a run was asked for: `path` in the run directory, "" where `error` says why there is none. `of` is
+    what it was taken at: panic, oops or hang; `seconds` is what taking it took."""
+
+    path: str
+    of: str
+    format: str = ""
+    bytes: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a run ended. `summary` is one line, `next` the command or step to take now, `times` are seconds.
 
@@ -123,3 +136,4 @@ class Outcome:
     evidence: tuple[Evidence, ...] = ()
     times: dict[str, float] = field(default_factory=dict)
     console_sha256: str | None = None
+    vmcore: Vmcore | None = None

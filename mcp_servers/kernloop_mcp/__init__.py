@@ -3,4 +3,4 @@
 
 __all__ = ["SERVERS"]
 
-SERVERS = ("vm", "code", "debug")
+SERVERS = ("vm", "sched", "code", "debug")

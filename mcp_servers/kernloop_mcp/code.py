@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server `code`: configure, build, patch and check kernel source; its selftests; the commit that broke something.
-
-Each call is a verb of the command line in a process of its own. Builds, tests and bisections have run directories:
-they outlive the server, and `wait` finds them again. Whoever cancels the call that began one ends it, as Ctrl-C does;
-a cancelled `wait` ends nothing.
-"""
+"""The server `code`: configure, build, patch and check kernel source; selftests; the commit that broke something."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 from pydantic import Field
 
-from kernloop import __version__, runs
-from kernloop.errors import HarnessError, UsageError
+from kernloop import __version__
+from kernloop.errors import UsageError
 from kernloop.kernel import refs
 from kernloop_mcp import code_views
-from kernloop_mcp.detached import Detached
-from kernloop_mcp.tools import Server, Work, Works, answer, tool, within
+from kernloop_mcp.tools import Server, tool
+from kernloop_mcp.verbs import VerbTools, again
 
 __all__ = ["server"]
 
@@ -30,21 +24,17 @@ _INSTRUCTIONS = """From kernel source to a verdict: edit, `build`, run the kerne
 kernloop-vm). Trees stay clean: objects lie elsewhere. A call returns within 50 s; builds, selftests and bisections go
 on, and `wait` asks for them: follow `next`. Verdicts infra, inconclusive and unknown say nothing about the code."""
 
-_WAIT_SECONDS = 40.0
-_END_SECONDS = 30.0
-_VERDICT_SECONDS = 5.0
-
 Tree = Annotated[str, Field(description="source folder")]
 Profile = Literal["tiny", "test", "debug"]
 Names = Annotated[list[str], Field(description="fragments by name (kasan lockdep kunit ...) or file")]
 Settings = Annotated[list[str], Field(description="KASAN=y")]
 
 
-class Tools:
+class Tools(VerbTools):
     """One method a tool; its docstring is what the agent reads."""
 
-    def __init__(self) -> None:
-        self._works = Works()
+    verbs = code_views.VERBS
+    about = "build, selftest or bisection"
 
     async def build(
         self,
@@ -79,7 +69,7 @@ class Tools:
         """Configure without building; why a symbol is as it is, to the unmet dependency."""
         words = ["kernel", "config", tree, *_wish(profile, fragments, config, base, llvm)]
         found = await self._call(ctx, [*words, *_each("--why", why)])
-        return code_views.config(found) if found else _again("configuring")
+        return code_views.config(found) if found else again("configuring")
 
     async def patch(
         self,
@@ -95,7 +85,7 @@ class Tools:
         words = ["kernel", "patch", tree, *([file] if file else [])]
         words += [] if action == "apply" else [f"--{action}"]
         found = await self._call(ctx, [*words, *(["--allow-dirty"] if allow_dirty else [])], patch if text else "")
-        return code_views.patch(found) if found else _again("applying")
+        return code_views.patch(found) if found else again("applying")
 
     async def series(
         self,
@@ -108,7 +98,7 @@ class Tools:
         """Is each commit fit to be sent: builds alone, signed, Fixes: resolves, checkpatch."""
         words = ["git", "series", "check", tree, *([commits] if commits else []), "--build", build]
         found = await self._call(ctx, [*words, *(["--before", before] if before else [])])
-        return code_views.series(found) if found else _again("checking commits")
+        return code_views.series(found) if found else again("checking commits")
 
     async def selftest(
         self,
@@ -153,53 +143,6 @@ class Tools:
         words += [*(["--signature", signature] if signature else []), *(["--host"] if host else [])]
         return await self._run(ctx, words, "bisect", ["sh", "-c", command] if command else [])
 
-    async def wait(
-        self,
-        ctx: Context,
-        id: Annotated[str, Field(description="run; newest if empty")] = "",
-        timeout: Annotated[float, Field(ge=0, le=45)] = _WAIT_SECONDS,
-        since: Annotated[int, Field(ge=0, description="cursor")] = 0,
-        skip: Annotated[int, Field(ge=0, description="errors, tests, steps seen")] = 0,
-    ) -> CallToolResult:
-        """Wait for a build, selftest or bisection: its progress, or its verdict."""
-        path = await asyncio.to_thread(_found, id)
-        work = Work(lambda: runs.wait_until_over(path, timeout), doing=lambda: runs.doing(path))
-        if not await within(ctx, work, timeout + 1) or runs.is_live(path):
-            return await asyncio.to_thread(code_views.under_way, path, runs.doing(path), since)
-        value = await asyncio.to_thread(runs.wait_for_verdict, path, _VERDICT_SECONDS)
-        return code_views.over(runs.read_json(path / "spec.json")["verb"], value, skip)
-
-    async def stop(self, ctx: Context, id: str) -> CallToolResult:
-        """End a build, selftest or bisection; objects stay, a bisection can be resumed."""
-        path = await asyncio.to_thread(_found, id)
-        await asyncio.to_thread(runs.end_owner, path)
-        return await self.wait(ctx, path.name, _END_SECONDS)
-
-    # A verb with a run directory. It goes on behind a call that is late, not behind one that is cancelled.
-    async def _run(self, ctx: Context, words: list[str], verb: str, behind: Sequence[str] = ()) -> CallToolResult:
-        child = Detached([*words, "--json", *(["--", *behind] if behind else [])])
-        work = Work(child.wait, doing=lambda: child.doing)
-        try:
-            if await within(ctx, work):
-                return code_views.over(verb, work.result())
-        except asyncio.CancelledError:
-            child.end()
-            raise
-        path = await asyncio.to_thread(child.run)
-        if path is None:
-            raise HarnessError(f"it has not begun: {child.doing}", hint="wait")
-        return code_views.under_way(path, child.doing)
-
-    # A verb without one: the same call again waits for it.
-    async def _call(self, ctx: Context, words: list[str], given: str = "") -> dict[str, Any] | None:
-        begun: list[Detached] = []
-
-        def run() -> dict[str, Any]:
-            begun.append(Detached([*words, "--json"], given))
-            return begun[0].wait()
-
-        return await self._works.join(ctx, (*words, given), run, lambda: begun[0].doing if begun else "")
-
 
 def _wish(profile: str, fragments: list[str], config: list[str], base: str, llvm: bool) -> list[str]:
     words = ["--profile", profile, *_each("--fragment", fragments), *_each("--config", config)]
@@ -208,21 +151,6 @@ def _wish(profile: str, fragments: list[str], config: list[str], base: str, llvm
 
 def _each(option: str, values: Sequence[str]) -> list[str]:
     return [word for value in values for word in (option, value)]
-
-
-def _again(doing: str) -> CallToolResult:
-    return answer(state="under way", doing=doing, next="the same call again waits for it")
-
-
-# The run directory of a verb of this server.
-def _found(id: str) -> Path:
-    known = [run for run in runs.listing() if run.verb in code_views.VERBS]
-    if not id and known:
-        return known[0].path
-    path = runs.find(id) if id else None
-    if path is None or path not in [run.path for run in known]:
-        raise UsageError(f"no build, selftest or bisection is called {id!r}", hint="wait without id: the newest")
-    return path
 
 
 def server() -> Server:

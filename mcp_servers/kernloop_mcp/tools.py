@@ -33,8 +33,22 @@ T = TypeVar("T")
 
 # The library's hints name verbs of the command line; an agent that calls tools is told of the tool.
 _VERBS = {"sysrq": "control", "nmi": "control", "pause": "control", "resume": "control", "snapshots": "list"}
-_ALSO = {"kernloop kernel list": "kernels", "kernloop runs list": "runs", " --name NAME": "", "--timeout": "timeout"}
+_ALSO = {
+    "kernloop kernel list": "kernels",
+    "kernloop runs list": "runs",
+    " --name NAME": "",
+    "--timeout": "timeout",
+    " --kgdb": " kgdb=True",
+}
 _CALLS = (
+    (re.compile(r"kernloop debug kgdb (\S+) enter"), r"control('\1', 'interrupt', by='kgdb')"),
+    (re.compile(r"kernloop debug kgdb (\S+) end"), r"control('\1', 'detach')"),
+    (re.compile(r"kernloop debug kgdb (\S+) kdb (\w+)"), r"control('\1', 'command', '\2')"),
+    (re.compile(r"kernloop debug gdb (\S+) attach"), r"control('\1', 'interrupt')"),
+    (re.compile(r"kernloop debug k?gdb (\S+) (\w+)"), r"control('\1', '\2')"),
+    (re.compile(r"kernloop debug page (\S+)(?: --since (\d+))?"), r"page('\1', since=\2)"),
+    (re.compile(r"kernloop debug (?:why-)?(hung|locks|oops|triage) ([^\s,;]+)"), r"why('\1', '\2')"),
+    (re.compile(r"(?:kernloop )?debug (?:why-)?(hung|locks|oops|triage)\b"), r"why('\1')"),
     (re.compile(r"kernloop report (\S+?)(?: --all)?(?=[,;]|$)"), r"report('\1')"),
     (re.compile(r"kernloop kernel build (\S+) --profile (\w+) --fragment (\w+)"), r"build('\1', '\2', ['\3'])"),
     (re.compile(r"kernloop run --kernel (\S+) -- (.+)"), r"run('\2', kernel='\1')"),
@@ -168,12 +182,17 @@ class Works:
         self._under_way: dict[Hashable, Work[Any]] = {}
 
     async def join(
-        self, ctx: Context, key: Hashable, call: Callable[[], T], doing: Callable[[], str] | None = None
+        self,
+        ctx: Context,
+        key: Hashable,
+        call: Callable[[], T],
+        doing: Callable[[], str] | None = None,
+        seconds: float | None = None,
     ) -> T | None:
-        """What `call` returns; None when that takes longer than a tool call may."""
+        """What `call` returns; None when that takes longer than `seconds`, or than a tool call may."""
         work: Work[T] = self._under_way.get(key) or Work(call, doing=doing)
         self._under_way[key] = work
-        if not await within(ctx, work):
+        if not await within(ctx, work, seconds):
             return None
         del self._under_way[key]
         return work.result()

@@ -111,13 +111,16 @@ class Tools:
         memory_mib: int = 512,
         append: str = "",
         seed: int = -1,
+        kgdb: Annotated[bool, Field(description="serial port for it")] = False,
         idle: Annotated[float, Field(gt=0, description="stop after so many idle seconds")] = IDLE_SECONDS,
     ) -> CallToolResult:
         """Start a VM that lives on between calls, until vm_stop."""
         shape = topology.numa(topology.parse_cpus(cpus), memory_mib, (), ())
         words = tuple(append.split())
         virtual = seed if seed >= 0 else None
-        request = VmRequest(name, backend, kernel, shape, memory_mib, words, virtual, idle=idle, folder=str(Path.cwd()))
+        request = VmRequest(
+            name, backend, kernel, shape, memory_mib, words, virtual, idle=idle, folder=str(Path.cwd()), kgdb=kgdb
+        )
         return await self._start(ctx, request)
 
     async def vm_restore(self, ctx: Context, tag: str, name: str = "") -> CallToolResult:

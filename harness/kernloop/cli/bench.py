@@ -5,22 +5,29 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from kernloop.bench import debug as debuggers
+from kernloop.bench import verify as verdicts
 from kernloop.cli.bench_report import report
 from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError
 from kernloop.host.about import about
 from kernloop.host.figures import Figures, Measure
 from kernloop.kernel import bench as builds
+from kernloop.kernel.refs import DEFAULT
 from kernloop.vm import bench as vms
 from kernloop.vm.bench import MEASURES, Machine
 
 SCHEMA = "kernloop.bench-vm/1"
 _BUILD = "kernloop.bench-build/1"
+_VERIFY = "kernloop.bench-verify/1"
+_DEBUG = "kernloop.bench-debug/1"
 
 app = typer.Typer(help="How long things take here.", no_args_is_help=True)
 app.command()(report)
@@ -77,6 +84,66 @@ def build(
         )
         return
     _table(found, builds.MEASURES)
+    _load(before)
+
+
+@app.command()
+def verify(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured; the median counts.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Only this measure: {', '.join(verdicts.MEASURES)}. May come again.")
+    ] = None,
+    kernel: Annotated[str, typer.Option(help="As of verify.")] = DEFAULT,
+    as_json: JsonFlag = False,
+) -> None:
+    """Verdicts on a scheduler: static checks, verify --quick and whole.
+
+    `large`, 16 CPUs on 4 nodes, takes minutes and is measured when named.
+    """
+    measure = partial(verdicts.measure, only or verdicts.USUAL, rounds, kernel=kernel)
+    _tell(_VERIFY, measure, verdicts.MEASURES, rounds=rounds, kernel=kernel, as_json=as_json)
+
+
+@app.command()
+def debug(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured; the median counts.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Only this measure: {', '.join(debuggers.MEASURES)}. May come again.")
+    ] = None,
+    kernel: Annotated[str, typer.Option(help="tree:DIR, built with the fragment kgdb, for KGDB and lines.")] = DEFAULT,
+    as_json: JsonFlag = False,
+) -> None:
+    """Debuggers to their first answers; pauses of the guest.
+
+    gdb, KGDB, drgn and ftrace at a VM of one kernel, whose shell opens files all the time.
+
+    `bpftrace` takes LLVM in the guest and is measured when named.
+    """
+    measure = partial(debuggers.measure, only or debuggers.USUAL, rounds, kernel=kernel)
+    _tell(_DEBUG, measure, debuggers.MEASURES, rounds=rounds, kernel=kernel, as_json=as_json)
+
+
+# Both measure one kernel.
+def _tell(
+    schema: str,
+    measure: Callable[..., dict[str, Figures]],
+    measures: dict[str, Measure],
+    *,
+    rounds: int,
+    kernel: str,
+    as_json: bool,
+) -> None:
+    before = about()
+    try:
+        with progress() as say:
+            found = measure(say=say)
+    except HarnessError as error:
+        raise fail(error, as_json=as_json, schema=schema) from None
+    if as_json:
+        facts = {"kernel": kernel, **_measures(found, measures)}
+        print_json({"schema": schema, "rounds": rounds, **_machine(before), **facts})
+        return
+    _table(found, measures)
     _load(before)
 
 

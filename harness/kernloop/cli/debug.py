@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kernloop debug pstore`: what a kernel that crashed had kept of its log."""
+"""`kernloop debug`: the group, and `debug pstore`: what a kernel that crashed had kept of its log."""
 
 from __future__ import annotations
 
@@ -8,16 +8,35 @@ from typing import Annotated, Any
 import typer
 
 from kernloop import runs
+from kernloop.cli import (
+    debug_bpftrace,
+    debug_crash,
+    debug_drgn,
+    debug_ftrace,
+    debug_gdb,
+    debug_kgdb,
+    debug_oops,
+    debug_page,
+    debug_triage,
+)
 from kernloop.cli.output import JsonFlag, escape, fail, out, print_json
 from kernloop.debug.pstore import Entry, entries
 from kernloop.errors import HarnessError
 
-app = typer.Typer(help="Looking into a kernel that has crashed: what it kept in pstore.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    pass
+app = typer.Typer(
+    help="Looking into a kernel: GDB, KGDB, drgn, crash, tracers, why it hangs, what it kept.", no_args_is_help=True
+)
+app.command("triage")(debug_triage.triage)
+app.command("why-hung")(debug_drgn.why_hung)
+app.command("why-oops")(debug_oops.why_oops)
+app.command("locks")(debug_drgn.locks)
+app.command("drgn")(debug_drgn.drgn)
+app.command("gdb")(debug_gdb.gdb)
+app.command("kgdb")(debug_kgdb.kgdb)
+app.command("crash")(debug_crash.crash)
+app.command("bpftrace")(debug_bpftrace.bpftrace)
+app.command("ftrace")(debug_ftrace.ftrace)
+app.command("page")(debug_page.page)
 
 
 @app.command()
@@ -25,7 +44,7 @@ def pstore(
     run: Annotated[str, typer.Argument(help="A run's id, the beginning of one, or: last")] = "last",
     as_json: JsonFlag = False,
 ) -> None:
-    """The records in ERST and ramoops of a run, and the crashes in them.
+    """The records in ERST and ramoops of a run, and their crashes.
 
     Exit status: 0 also when there is none, 2 no such run.
     """

@@ -13,7 +13,17 @@ import typer
 from kernloop.cli.output import JsonFlag, err, escape, fail, out, print_json, progress
 from kernloop.errors import HarnessError
 from kernloop.host import process
-from kernloop.host.needs import Distribution, Need, State, build_needs, distribution, host_needs, install_line
+from kernloop.host.needs import (
+    Distribution,
+    Need,
+    State,
+    build_needs,
+    debug_needs,
+    distribution,
+    host_needs,
+    install_line,
+    rust_needs,
+)
 from kernloop.present import plain
 from kernloop.vm import needs as guest
 
@@ -35,13 +45,13 @@ def doctor(
     try:
         with progress() as say:
             say("looking at this machine")
-            found = [*host_needs(where), *build_needs(where)]
+            found = [*host_needs(where), *build_needs(where), *debug_needs(where), *rust_needs(where)]
             if fix:
                 ran = _install(found, where)
                 say("fetching tools and the default kernel, proving the accelerator")
                 if not any(need.state is State.MISSING for need in host_needs(where)):
                     guest.fetch_all()
-                found = [*host_needs(where), *build_needs(where)]
+                found = [*host_needs(where), *build_needs(where), *debug_needs(where), *rust_needs(where)]
             found += guest.guest_needs()
     except HarnessError as error:
         raise fail(error, as_json=as_json) from None
@@ -79,7 +89,7 @@ def _show(found: list[Need], where: Distribution) -> None:
 
 # Also what only some verbs want: whoever asks for all to be made ready means those as well.
 def _lacking(found: list[Need]) -> tuple[str, ...]:
-    return tuple(name for need in found for name in need.packages)
+    return tuple(dict.fromkeys(name for need in found for name in need.packages))
 
 
 # Only on Debian and its kin, where the names are known to be right; elsewhere the line is printed for the user to run.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernloop import runs
-from kernloop.cli.output import out
+from kernloop.cli.output import out, relay
 from kernloop.cli.suite import Say, Show, conclude_suite
 from kernloop.kernel.build import BuildRequest
 from kernloop.kernel.modules import build_modules
@@ -55,16 +55,6 @@ def try_module(request: BuildRequest, use: Use, *, as_json: bool) -> int:
                 use.memory,
                 timeout=use.timeout,
             )
-            return library.execute(loaded, record, say=say, on_output=_kept if as_json else _shown)
+            return library.execute(loaded, record, say=say, on_output=relay(sys.stdout.buffer, quiet=as_json))
 
         return conclude_suite(library.SCHEMA, record, None, as_json=as_json, execute=execute)
-
-
-def _shown(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-
-
-# It is in the run's folder.
-def _kept(data: bytes) -> None:
-    pass

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kernloop.host.progress import Listener
     from kernloop.runs import Run
 
-__all__ = ["JsonFlag", "Lines", "err", "escape", "fail", "mark", "out", "print_json", "progress"]
+__all__ = ["JsonFlag", "Lines", "err", "escape", "fail", "mark", "out", "print_json", "progress", "relay"]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 
@@ -54,6 +54,17 @@ def escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+def relay(stream: BinaryIO, *, quiet: bool) -> Callable[[bytes], None]:
+    """Writes what a command in a guest said to `stream` at once; when `quiet` it is in the run's folder only."""
+
+    def write(data: bytes) -> None:
+        if not quiet:
+            stream.write(data)
+            stream.flush()
+
+    return write
 
 
 def print_json(value: dict[str, Any]) -> None:

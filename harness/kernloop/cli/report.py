@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +19,10 @@ from kernloop.cli.report_object import hang_in, print_crash, report_object, repo
 from kernloop.cli.report_refusal import print_refusal, with_refusal
 from kernloop.errors import HarnessError, UsageError
 from kernloop.present.account import Account
-from kernloop.present.logs import Log, accounts, decode_crash, found_in, read, with_lines
+from kernloop.present.logs import Log, account_of, decode_crash, found_in, from_file, read, with_lines
 from kernloop.present.refusal import Refusal, refused
 from kernloop.report.causes import causes
+from kernloop.report.crash import Crash
 
 if TYPE_CHECKING:
     from kernloop.report.symbols import Images
@@ -71,7 +72,8 @@ def report(
             raise UsageError("several files", hint="give --batch for more than one file")
         log = read(source)
         images = find_images(log, vmlinux or [])
-        first = _first(log, images) if markdown or html else None
+        crashes = found_in(log)
+        first = _first(log, crashes, images) if markdown or html else None
         if first and html:
             report_forms.write_page(first, log.data, html)
         if first and markdown:
@@ -79,7 +81,6 @@ def report(
             raise typer.Exit(1)
     except HarnessError as error:
         raise fail(error, as_json=as_json) from None
-    crashes = found_in(log)
     shown = [(crash, decode_crash(crash, log, images)) for crash in (crashes if every else crashes[:1])]
     # A kernel that dies comes before a program that it refused.
     refusal = refused(log) if every or not crashes else None
@@ -106,16 +107,15 @@ def report(
 
 
 # What a form is made of: the first crash, or else the program that was refused.
-def _first(log: Log, images: Images | None) -> Account | Refusal | None:
-    crash = next(iter(accounts(log)), None)
-    return with_lines(crash, log, images) if crash else refused(log)
+def _first(log: Log, crashes: Sequence[Crash], images: Images | None) -> Account | Refusal | None:
+    return with_lines(account_of(crashes[0], log, crashes), log, images) if crashes else refused(log)
 
 
 def _batch(sources: list[str], vmlinux: list[Path]) -> int:
     any_crash = False
     images = find_images(None, vmlinux)
     for path in _files(sources):
-        log = Log(str(path), _bytes(path))
+        log = from_file(path)
         first = found_in(log, 1)
         refusal = None if first else refused(log)
         any_crash = any_crash or bool(first or refusal)
@@ -135,10 +135,3 @@ def _files(sources: list[str]) -> Iterator[Path]:
             yield path
         else:
             raise UsageError(f"no such file: {source}", hint="--batch takes console logs and folders of them")
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file that can be read") from error

@@ -36,7 +36,7 @@ Shown = tuple[Crash, "Decoded | None"]
 def report_object(log: Log, shown: Sequence[Shown], crashes: int) -> dict[str, Any]:
     """The first report of a log that has so many; `kind` is None where nothing crashed."""
     head = {"schema": _SCHEMA, "source": log.name, **_run(log)}
-    about = _object(log, *shown[0], None) if shown else {"kind": None, "hang": _hang(log, None)}
+    about = _object(log, *shown[0], None) if shown else {"kind": None, "hang": plain(hang_in(log, None))}
     return {**head, **about, "panicked": _PANIC in log.data, "crashes": crashes}
 
 
@@ -87,8 +87,8 @@ def _object(log: Log, crash: Crash, decoded: Decoded | None, cause: Cause | None
         "start_line": crash.start_line,
         "end_line": crash.end_line,
         "details": plain(crash.details) if crash.details else None,
-        "scx": _scx(log, crash),
-        "hang": _hang(log, crash),
+        "scx": plain(scx_of(log, crash)),
+        "hang": plain(hang_in(log, crash)),
         "cause": plain(cause) if cause else None,
         "excerpt": list(crash.excerpt),
         "decoded": plain(decoded),
@@ -96,27 +96,16 @@ def _object(log: Log, crash: Crash, decoded: Decoded | None, cause: Cause | None
     }
 
 
-# Of a report about a hang, or of a console that was asked for its tasks and CPUs.
-def _hang(log: Log, crash: Crash | None) -> dict[str, Any] | None:
-    found = hang_in(log, crash)
-    said: dict[str, Any] | None = plain(found) if found else None
-    return said
-
-
 def hang_in(log: Log, crash: Crash | None) -> Hang | None:
-    """Which CPU spins where and who waits for what; None where the report is about something else."""
+    """Which CPU spins where and who waits for what: of a report about a hang, or of a console that was asked for its
+    tasks and CPUs. None where the report is about something else.
+    """
     about = crash is not None and (crash.family == "hang" or _NMI in crash.message)
     if not about and _ASKED not in log.data and not (crash is None and tells_of_hang(log.data)):
         return None
     if log.run:
         return hangs.seen(log.run)
     return hangs.in_console(log.data[crash.start if crash and about else 0 :])
-
-
-def _scx(log: Log, crash: Crash) -> dict[str, Any] | None:
-    ended = scx_of(log, crash)
-    said: dict[str, Any] | None = plain(ended) if ended else None
-    return said
 
 
 def print_crash(log: Log, crash: Crash, decoded: Decoded | None) -> None:
@@ -136,10 +125,10 @@ def print_crash(log: Log, crash: Crash, decoded: Decoded | None) -> None:
         out.print(f"  {escape(printable(line))}")
     if hung := hang_in(log, crash):
         out.print(f"  hang: {escape(hung.summary)}")
-    if ended := _scx(log, crash):
+    if ended := scx_of(log, crash):
         for name in ("message", "cause", "cure", "placement"):
-            if ended[name]:
-                out.print(f"  {name}: {escape(ended[name])}")
+            if said := getattr(ended, name):
+                out.print(f"  {name}: {escape(said)}")
     out.print(f"  [bold]next:[/] {escape(_next(log, crash, decoded))}")
 
 

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import typer
 
 from kernloop import runs
 from kernloop.cli.junit import JUnitOption, Tell, finish, results
-from kernloop.cli.output import JsonFlag, err, escape, fail, mark, print_json, progress
+from kernloop.cli.output import JsonFlag, err, escape, fail, mark, print_json, progress, relay
 from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel.refs import DEFAULT
 from kernloop.present import failure_json, outcome_json
@@ -41,6 +40,9 @@ def run(
     numa: Annotated[
         list[str] | None, typer.Option(help="A NUMA node, its vCPUs and memory: 0-3:256M. Once for each node.")
     ] = None,
+    arrangement: Annotated[
+        str | None, typer.Option("--topology", help="Instead of --cpus and --numa: 2x4x2, 1x8x1+llc2, numa4, smt.")
+    ] = None,
     distance: Annotated[list[str] | None, typer.Option(help="Between two NUMA nodes: 0-1:21.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Run in virtual time: the same seed gives the same console, bit for bit.")
@@ -54,6 +56,7 @@ def run(
     backend: Annotated[str, typer.Option(help="micro: busybox only. vng: this machine's user space.")] = "micro",
     writable: Annotated[bool, typer.Option("--writable", help="A vng guest may write to this folder.")] = False,
     cold: Annotated[bool, typer.Option("--cold", help="Boot, do not restore the snapshot of a boot.")] = False,
+    dump: Annotated[bool, typer.Option("--dump", help="A crash or hang leaves a vmcore, for debug triage.")] = False,
     junit: JUnitOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -70,7 +73,7 @@ def run(
             request = library.Request(
                 tuple(command),
                 kernel,
-                topology.numa(topology.parse_cpus(cpus), size, tuple(numa or ()), tuple(distance or ())),
+                _machine(arrangement, cpus, size, tuple(numa or ()), tuple(distance or ())),
                 size,
                 timeout,
                 tuple(files or ()),
@@ -80,12 +83,24 @@ def run(
                 cold,
                 backend,
                 Share(Path.cwd(), writable),
+                dump,
             )
             with runs.create("run", library.SCHEMA, {"subject": subject, **asdict(request)}) as record:
                 code = _run(request, record, as_json, tell, repeat)
     except HarnessError as error:
         raise fail(error, as_json=as_json, schema=library.SCHEMA) from None
     raise typer.Exit(code)
+
+
+# Raises UsageError for a topology said in both ways.
+def _machine(
+    arrangement: str | None, cpus: str, memory: int, numa: tuple[str, ...], distance: tuple[str, ...]
+) -> topology.Topology:
+    if arrangement is None:
+        return topology.numa(topology.parse_cpus(cpus), memory, numa, distance)
+    if numa or distance:
+        raise UsageError("--topology has the nodes already", hint=f"--topology {arrangement}, without --numa")
+    return topology.arranged(arrangement, memory)
 
 
 def mebibytes(text: str) -> int:
@@ -101,19 +116,15 @@ def mebibytes(text: str) -> int:
 
 
 def _run(request: library.Request, record: runs.Run, as_json: bool, tell: Tell | None, repeat: int) -> int:
-    def to(stream: BinaryIO) -> Callable[[bytes], None]:
-        def write(data: bytes) -> None:
-            if not as_json:
-                stream.write(data)
-                stream.flush()
-
-        return write
-
     # On a terminal a spinner and the guest's own output would write over each other.
     with progress(quiet=not as_json) as say:
         try:
             outcome = library.execute(
-                request, record, on_stdout=to(sys.stdout.buffer), on_stderr=to(sys.stderr.buffer), say=say
+                request,
+                record,
+                on_stdout=relay(sys.stdout.buffer, quiet=as_json),
+                on_stderr=relay(sys.stderr.buffer, quiet=as_json),
+                say=say,
             )
         except HarnessError as error:
             finish(record, failure_json(library.SCHEMA, error, record.path), tell)
@@ -130,7 +141,7 @@ def _run(request: library.Request, record: runs.Run, as_json: bool, tell: Tell |
         stderr=_tail(record.path / "stderr"),
     )
     if repeat > 1:
-        value = _repeated(value, record, repeat)
+        value = repeated(value, record, repeat)
         code = value["exit_code"]
     finish(record, value, tell)
     if as_json:
@@ -142,8 +153,8 @@ def _run(request: library.Request, record: runs.Run, as_json: bool, tell: Tell |
     return code
 
 
-# `value` when all further runs are the same as the first, otherwise what was not.
-def _repeated(value: dict[str, Any], record: runs.Run, times: int) -> dict[str, Any]:
+def repeated(value: dict[str, Any], record: runs.Run, times: int) -> dict[str, Any]:
+    """`value` when all further runs in virtual time are the same as the first, otherwise what was not."""
     from kernloop.cli.replay import again
 
     for number in range(2, times + 1):
@@ -152,7 +163,7 @@ def _repeated(value: dict[str, Any], record: runs.Run, times: int) -> dict[str, 
             return {
                 **value,
                 "verdict": Verdict.INCONCLUSIVE.value,
-                "summary": f"run {number} of {times} is not like the first: {other['summary']}",
+                "summary": f"run {number} of {times}: {other['summary']}",
                 "next": f"compare {record.path} with {other['run']}",
                 "exit_code": 125,
                 "repeated": number,

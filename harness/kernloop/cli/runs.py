@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from kernloop import runs
+from kernloop import runs, vmcores
 from kernloop.cli.output import JsonFlag, escape, fail, mark, out, print_json
 from kernloop.errors import HarnessError
 from kernloop.vm import snapshots
@@ -61,7 +61,8 @@ def show(
     timeline = runs.timeline(path)
     if as_json:
         result = runs.read_json(path / "verdict.json")
-        more = {"report": str(page)} if page else {}
+        cores = [{"path": str(core), "bytes": core.stat().st_size} for core in vmcores.of_run(path)]
+        more: dict[str, Any] = {"vmcores": cores, **({"report": str(page)} if page else {})}
         print_json({"schema": "kernloop.runs-show/1", **_row(summary), "result": result, "timeline": timeline, **more})
         return
     out.print(f"[bold]{summary.id}[/]  {mark(summary.verdict)}  {escape(summary.summary)}")
@@ -72,12 +73,17 @@ def show(
     for file in sorted(path.iterdir()):
         if not file.name.startswith("."):
             out.print(f"  {file}  {file.stat().st_size} bytes")
+    if vmcores.of_run(path):
+        out.print(f"  [bold]next:[/] kernloop debug triage {summary.id}")
 
 
 @app.command()
 def gc(
     keep: Annotated[int, typer.Option(min=0, help="How many of the newest finished runs to keep.")] = 50,
     boots: Annotated[bool, typer.Option("--boots", help="Also the snapshots of boots; they are made anew.")] = False,
+    cores: Annotated[
+        bool, typer.Option("--vmcores", help="Also the vmcores of the runs that stay: tens of MiB each.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -86,12 +92,22 @@ def gc(
     freed = sum(run.size for run in gone)
     frozen = snapshots.trim(keep=0, dry_run=dry_run) if boots else []
     freed += sum(one.size for one in frozen)
+    left = vmcores.finished(but={run.id for run in gone})
+    held = sum(left.values())
+    if cores:
+        freed += held
+        if not dry_run:
+            vmcores.remove(left)
     if as_json:
         names = {"removed": [run.id for run in gone], "boots": [one.path.name for one in frozen]}
-        print_json({"schema": "kernloop.runs-gc/1", **names, "bytes": freed, "dry_run": dry_run})
+        more = {"vmcores": list(left) if cores else [], "vmcore_bytes": 0 if cores else held}
+        print_json({"schema": "kernloop.runs-gc/1", **names, **more, "bytes": freed, "dry_run": dry_run})
     else:
         also = f", {len(frozen)} snapshots of boots" if boots else ""
+        also += f", the vmcores of {len(left)} more" if cores else ""
         out.print(f"{'would remove' if dry_run else 'removed'} {len(gone)} runs{also}, {freed >> 10} KiB")
+        if held and not cores:
+            out.print(f"{len(left)} runs keep vmcores of {held >> 20} MiB: --vmcores")
 
 
 def _page(path: Path, as_json: bool) -> Path:

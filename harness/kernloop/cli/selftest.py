@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import typer
 
 from kernloop.cli.output import err, fail
 from kernloop.errors import UsageError
+
+_WORKERS = 4
 
 
 def selftest(
@@ -32,11 +35,13 @@ def selftest(
         raise fail(
             UsageError("the development extras are not installed", hint="pip install -e '.[dev]'"), as_json=False
         )
+    chosen = ["-m", "not vm and not fuzz"] if quick else []
     steps = [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
-        ["pytest", *(["-m", "not vm and not fuzz"] if quick else [])],
+        # Guests run on one host CPU each. How tests are shared out: tests/conftest.py.
+        ["pytest", "-n", str(min(os.cpu_count() or 1, _WORKERS)), "--dist", "loadfile", *chosen],
     ]
     for step in steps:
         err.print(f"kernloop: {' '.join(step)}")

@@ -41,6 +41,7 @@ VERBS = {
     "kernel": Verb("kernel:app", "Kernels: what there is, facts, building one from a tree."),
     "run": Verb("run:run", "Boot a kernel, run a command in it, and exit as the command did.", takes_command=True),
     "verify": Verb("verify:verify", "Verify a sched_ext scheduler: compile, load, test in virtual time, judge."),
+    "sched": Verb("sched:app", "sched_ext schedulers: static checks, and what one does in a VM."),
     "kselftest": Verb(
         "kselftest:kselftest", "Build the kernel's own selftests, run them in a guest, and say which did not pass."
     ),
@@ -51,7 +52,7 @@ VERBS = {
     "replay": Verb("replay:replay", "Repeat a run that was in virtual time, and compare it byte by byte."),
     "bisect": Verb("bisect:bisect", "Find the commit, or the symbol, that makes a command fail.", command_behind=True),
     "vm": Verb("vm:app", "VMs that live on between calls: start, exec, console, snapshot, ssh, stop."),
-    "debug": Verb("debug:app", "Looking into a kernel that has crashed: what it kept in pstore."),
+    "debug": Verb("debug:app", "Looking into a kernel: GDB, KGDB, drgn, crash, tracers, why it hangs, what it kept."),
     "git": Verb("git:app", "Checks of commits before they are sent, and conflicts explained."),
     "skills": Verb("skills:app", "The skills and MCP servers for coding agents."),
     "mcp": Verb("mcp:mcp", "Serve an agent by MCP, over stdio; skills install sets it up."),

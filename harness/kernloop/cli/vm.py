@@ -39,6 +39,8 @@ def start(
         int, typer.Option(min=0, max=10, help="In virtual time an instruction takes 2**SHIFT ns.")
     ] = DEFAULT_SHIFT,
     cold: Annotated[bool, typer.Option("--cold", help="Boot, do not restore the snapshot of a boot.")] = False,
+    kgdb: Annotated[bool, typer.Option("--kgdb", help="A serial port for the kernel's debugger: debug kgdb.")] = False,
+    dump: Annotated[bool, typer.Option("--dump", help="A crash or hang leaves a vmcore, for debug triage.")] = False,
     writable: Annotated[bool, typer.Option("--writable", help="A vng guest may write to this folder.")] = False,
     idle: Annotated[float, typer.Option(min=1, help="Stop after so many seconds without use.")] = IDLE_SECONDS,
     as_json: JsonFlag = False,
@@ -61,6 +63,8 @@ def start(
             idle,
             folder=str(Path.cwd()),
             writable=writable,
+            kgdb=kgdb,
+            dump=dump,
         )
         _start(request, as_json, schema)
 
@@ -73,7 +77,8 @@ def _start(request: VmRequest, as_json: bool, schema: str) -> None:
         print_json({"schema": schema, **_row(info)})
     else:
         out.print(f"{vm.name}  {info.facts['release']}  {_seconds(info)}")
-        err.print(f"  [bold]next:[/] kernloop vm exec {escape(vm.name)} -- uname -a")
+        how = "debug kgdb {} enter" if request.waits else "vm exec {} -- uname -a"
+        err.print(f"  [bold]next:[/] kernloop {how.format(escape(vm.name))}")
 
 
 def list_(as_json: JsonFlag = False) -> None:
@@ -101,16 +106,20 @@ def list_(as_json: JsonFlag = False) -> None:
             escape("; ".join(facts.get("reports", []))),
         )
     out.print(table if found else "no VM runs; kernloop vm start")
+    for info in found:
+        if then := info.facts.get("next"):
+            out.print(f"[bold]{escape(info.name)}:[/] {escape(str(then))}")
 
 
 def dump(
     name: NameArgument,
     path: Annotated[Path | None, typer.Argument(help="The file; in the run directory if not given.")] = None,
+    elf: Annotated[bool, typer.Option("--elf", help="All memory as an ELF file, instead of kdump's format.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a vmcore of a VM, alive or panicked, for crash and drgn."""
     with told(as_json, "kernloop.vm-dump/1"):
-        done = client.find(name).dump(path)
+        done = client.find(name).dump(path, elf=elf)
         if as_json:
             print_json({"schema": "kernloop.vm-dump/1", **done})
         else:

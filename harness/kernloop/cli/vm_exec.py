@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -53,10 +53,24 @@ def exec_(
             stdin=_our_stdin() if stdin else None,
             on_stdout=_ignore if as_json else writer(1),
             on_stderr=_ignore if as_json else writer(2),
+            on_still=_still(name),
             cwd=cwd,
         )
         _tell_result(result, as_json, schema)
     raise typer.Exit(result.exit_code)
+
+
+# Says once in what debugger the guest stands: it may be there by an oops, with nobody to let it go.
+def _still(name: str) -> Callable[[str], None]:
+    told: set[str] = set()
+
+    def still(state: str) -> None:
+        if state not in told:
+            told.add(state)
+            how = f"kernloop debug {state.removeprefix('in-')} {name}"
+            err.print(f"{escape(name)} is {state}: the command and its time-out stand still; see {escape(how)} state")
+
+    return still
 
 
 def job(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -13,7 +15,7 @@ import typer
 from kernloop.cli.output import err, escape, fail, print_json
 from kernloop.errors import HarnessError
 
-__all__ = ["NameArgument", "answer_at", "done", "told", "writer"]
+__all__ = ["NameArgument", "answer_at", "done", "interruptible", "told", "writer"]
 
 NameArgument = Annotated[str, typer.Argument(help="The VM, as in kernloop vm list.")]
 
@@ -36,6 +38,22 @@ def answer_at(name: str, cursor: int, as_json: bool, schema: str) -> None:
 def done(as_json: bool, schema: str, **facts: object) -> None:
     if as_json:
         print_json({"schema": schema, **facts})
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Set by the first Ctrl-C, which is to end a recording; the second ends us."""
+    stop = threading.Event()
+
+    def asked(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, asked)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # Unbuffered: what a guest says is seen when it says it.

@@ -23,7 +23,7 @@ def builders(base: Path | None) -> Callable[[Path], Builder]:
         if not (tree / "Kconfig").exists():
             return _plain(tree, folder)
         # With CONFIG_WERROR a warning of W=1 that is old would be an error that is new.
-        make = build.command(open_tree(tree), folder, toolchain.find("x86_64", llvm=False), "-Wno-error")
+        make = build.command(open_tree(tree), folder, toolchain.find("x86_64", llvm=False), {"KCFLAGS": "-Wno-error"})
         if (folder / ".config").exists():
             _goal(make, "olddefconfig")
             return make

@@ -82,10 +82,9 @@ def account(
     run: Path | None = None,
     others: Sequence[Crash] = (),
     config: Mapping[str, str] | None = None,
-    decoded: Sequence[str] = (),
     structure: object = None,
 ) -> Account:
-    """All that `log`, the `run` that it is from, the kernel's `config` and a symbolizer's lines (`decoded`) say.
+    """All that `log`, the `run` that it is from and the kernel's `config` say.
 
     `structure` is more of the report's own, beside `crash.details`.
     """
@@ -97,11 +96,11 @@ def account(
         of_run(run) if run else Repeat(),
         _kernel(run, logfacts.of_log(log, crash.start, crash.end or None)),
         _config(config, found.facts),
-        tuple(decoded) or tuple(_plain_trace(crash)),
-        bool(decoded),
+        tuple(_plain_trace(crash)),
+        False,
         (*_parts(crash.details), *_parts(structure)),
         found,
-        next_step(crash, where, decoded=bool(decoded)),
+        next_step(crash, where, decoded=False),
         tuple(_others(crash, others)),
     )
 

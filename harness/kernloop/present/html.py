@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from kernloop.present.account import Account
 from kernloop.present.logs import of_verdict
+from kernloop.present.plots import drawn, pulses
 from kernloop.present.refusal import Refusal, next_step, refusal_object
 from kernloop.present.text import blocks, printable, tail
 from kernloop.runs import REPORT, read_json, timeline
@@ -69,6 +70,7 @@ def render(run: Path) -> str:
         events=[_event(event) for event in events],
         console=blocks(console, ranges),
         console_bytes=len(console),
+        plots=drawn(pulses(run / "events.jsonl")),
         found=of_verdict(run, verdict, console),
         reports=reports,
         texts=[(name, what, text) for name, what in _TEXTS.items() if (text := tail(run / name, _TAIL)).strip()],
@@ -105,7 +107,12 @@ _PARTS = (
     "exit_status",
     "exit_code",
     "scheduler",
+    "cells",
+    "repetitions",
     "tests",
+    "findings",
+    "cause",
+    "stats",
     "during",
     "exit",
     "known",
@@ -140,10 +147,12 @@ def _facts(
         "QEMU": tools.get("qemu"),
         "clang": compiler.get("clang"),
         "accelerator": accelerator,
-        "vCPUs": spec.get("cpus") or spec.get("topology", {}).get("cpus"),
+        "vCPUs": spec.get("cpus") or _machine(spec.get("topology") or {}),
         "memory": f"{spec['memory']} MiB" if spec.get("memory") else None,
         "deadline": f"{spec['timeout']:g} s" if spec.get("timeout") else None,
         "seed": spec.get("seed"),
+        "an instruction takes": f"{2 ** spec['shift']} ns" if spec.get("shift") is not None else None,
+        "claims": " ".join(verdict.get("claims") or spec.get("claims") or ()),
         "kernel arguments": " ".join(spec.get("append") or []),
         "files taken along": " ".join(map(str, spec.get("files") or [])),
         "loader": shlex.join([str(spec["loader"]), *spec.get("args", [])]) if spec.get("loader") else None,
@@ -151,6 +160,13 @@ def _facts(
         "console's sha256": verdict.get("console_sha256"),
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+# Its CPUs, and how they are grouped where that was asked for.
+def _machine(topology: dict[str, Any]) -> str:
+    levels = [f"{topology[level]} {level}" for level in ("sockets", "dies", "cores", "threads") if topology.get(level)]
+    nodes = len(topology.get("nodes") or ())
+    return ", ".join([str(topology.get("cpus") or ""), *levels, *([f"{nodes} NUMA nodes"] if nodes > 1 else [])])
 
 
 def _event(event: dict[str, Any]) -> tuple[float, str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from kernloop.present.text import printable, tail
+from kernloop.runs import read_json
 from kernloop.verdict import Verdict, exit_code
 
 __all__ = ["write"]
@@ -21,10 +22,31 @@ __all__ = ["write"]
 _EXCERPT = 40
 _TAIL = 8192
 _NAME = 200
+_STATIC = "static checks"
 
 
 def write(file: Path, verb: str, subject: str, value: dict[str, Any]) -> None:
     """Write the object of a verdict (kernloop.present.outcome) to `file`. Raises OSError."""
+    report = JUnitXml("kernloop")
+    if "cells" in value:
+        suites = [_cell(one, verb, subject) for one in value["cells"]]
+    else:
+        suites = [_suite(verb, subject, value)]
+    for suite in suites:
+        report.add_testsuite(suite)
+    report.time = round(sum(suite.time for suite in suites), 3)
+    report.write(str(file), pretty=True)
+
+
+# One machine and kernel of a matrix: its own verdict's steps, or that it was not run.
+def _cell(cell: dict[str, Any], verb: str, subject: str) -> TestSuite:
+    value = read_json(Path(cell["run"]) / "verdict.json") if cell["run"] else cell
+    suite = _suite(verb, subject, {**value, "topology": cell["topology"]} if value.get("verdict") else cell)
+    suite.name = _clean(f"{suite.name} {cell['topology']} {cell['release'] or cell['kernel']}")[:_NAME]
+    return suite
+
+
+def _suite(verb: str, subject: str, value: dict[str, Any]) -> TestSuite:
     verified = "tests" in value
     name = Path(subject).name.removesuffix(".c").removesuffix(".o").removesuffix(".bpf") if verb == "verify" else ""
     classname = ".".join(["kernloop", verb, *([name.replace(".", "_")] if name else [])])
@@ -40,17 +62,14 @@ def write(file: Path, verb: str, subject: str, value: dict[str, Any]) -> None:
     suite.add_testcases(cases)
     times = value.get("times", {})
     suite.time = round(times.get("total", sum(times.values())), 3)
-    report = JUnitXml("kernloop")
-    report.add_testsuite(suite)
-    report.time = suite.time
-    report.write(str(file), pretty=True)
+    return suite
 
 
 # A command in a guest, or whatever ended before there were steps.
 def _whole(value: dict[str, Any], name: str) -> TestCase:
     case = TestCase(name, time=sum(value.get("times", {}).values()))
     _blame(case, value)
-    if "run" in value:
+    if value.get("run"):
         case.system_out = tail(Path(value["run"]) / "stdout", _TAIL)
         case.system_err = tail(Path(value["run"]) / "stderr", _TAIL)
     return case
@@ -59,15 +78,16 @@ def _whole(value: dict[str, Any], name: str) -> TestCase:
 # Build, load, each test and the check behind it. The verdict stands with the step that it is about.
 def _steps(value: dict[str, Any]) -> list[TestCase]:
     build, load = TestCase("build", time=value["times"].get("build", 0.0)), TestCase("load")
-    cases = [build, load]
+    cases = [build, *_static(value.get("findings")), load]
     gates = {gate["after"]: gate for gate in value["gates"]}
     for test in [{"name": "enable"}, *value["tests"]]:
         name = _clean(test["name"])
         if "ok" in test:
             case = TestCase(name, time=test["seconds"])
-            if not test["ok"]:
-                figure = f"{test['figure']:g} {test['unit']}, limit {test['limit']:g}"
-                case.result = _failed(test["why"] or figure, "\n".join([figure, *map(_pair, test["detail"].items())]))
+            if test.get("result") == "skipped":
+                case.result = Skipped(_clean(test["why"]))
+            elif not test["ok"]:
+                case.result = _not_ok(test)
             cases.append(case)
         if gate := gates.get(test["name"]):
             case = TestCase(f"check after {name}")
@@ -75,7 +95,8 @@ def _steps(value: dict[str, Any]) -> list[TestCase]:
                 case.result = _failed(gate["why"], gate["why"])
             cases.append(case)
     verdict = Verdict(value["verdict"])
-    wrong = [case for case in cases if case.result]
+    # A scheduler that the kernel threw out failed the test that ran, whatever else is known of it.
+    wrong = sorted(filter(_is_wrong, cases), key=lambda case: case.name == _STATIC)
     if verdict is Verdict.BUILD_FAILED:
         _blame(build, value)
         load.result = Skipped("it was not built")
@@ -87,6 +108,37 @@ def _steps(value: dict[str, Any]) -> list[TestCase]:
             cases += wrong
         _blame(wrong[0], value)
     return cases
+
+
+# What was found in the program: sure mistakes are failures, what is only likely is told.
+def _static(findings: list[dict[str, Any]] | None) -> list[TestCase]:
+    if not findings:
+        return []
+    case = TestCase(_STATIC)
+    told = {level: [_finding(one) for one in findings if one["level"] == level] for level in ("must", "may", "unknown")}
+    if told["must"]:
+        case.result = _failed(told["must"][0], "\n".join(told["must"]))
+    if rest := [f"{level}: {text}" for level in ("may", "unknown") for text in told[level]]:
+        case.system_out = _clean("\n".join(rest))
+    return [case]
+
+
+def _finding(one: dict[str, Any]) -> str:
+    return f"{one['file']}:{one['line']}: {one['why']} ({one['rule']}); {one['cure']}"
+
+
+# A failure is the scheduler's; what could not be decided is an error.
+def _not_ok(test: dict[str, Any]) -> Failure | Error:
+    figure = f"{test['figure']:g} {test['unit']}, limit {test['limit']:g}"
+    baseline = f"EEVDF {test['baseline']:g} {test['unit']}" if test.get("baseline") is not None else ""
+    reason = f"the limit: {test['reason']}" if test.get("reason") else ""
+    lines = [figure, baseline, reason, *map(_pair, test["detail"].items())]
+    unclear = test.get("result") == "inconclusive"
+    found = (Error if unclear else Failure)(
+        _clean(test["why"] or figure), str(Verdict.INCONCLUSIVE if unclear else Verdict.TEST_FAILED)
+    )
+    found.text = _clean("\n".join(line for line in lines if line))
+    return found
 
 
 # The kernel's own tests. A crash of the kernel stands with the test that was under way.
@@ -155,10 +207,13 @@ def _excerpt(value: dict[str, Any]) -> list[str]:
 
 def _properties(value: dict[str, Any]) -> dict[str, str]:
     kernel = value.get("kernel") or {}
+    # A cell of a matrix that was not run has the reference alone.
+    kernel = {"ref": kernel} if isinstance(kernel, str) else kernel
     found = {
         "verdict": value["verdict"],
         "run": value.get("run"),
         "seed": value.get("seed"),
+        "topology": value.get("topology"),
         "kernel": kernel.get("ref"),
         "kernel.release": kernel.get("release"),
         "kernel.build_id": kernel.get("build_id"),

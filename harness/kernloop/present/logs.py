@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from kernloop.report.scx_report import ScxReport, as_crash, scx_report
 if TYPE_CHECKING:
     from kernloop.report.symbols import Decoded, Images
 
-__all__ = ["Log", "accounts", "decode_crash", "found_in", "of_verdict", "read", "scx_of", "with_lines"]
+__all__ = ["Log", "account_of", "decode_crash", "found_in", "from_file", "of_verdict", "read", "scx_of", "with_lines"]
 
 _DUMP = b"DEBUG DUMP"
 
@@ -67,6 +67,11 @@ def read(source: str) -> Log:
         path = _telling(run)
     elif path.name == "console.log" and (path.parent / "spec.json").is_file():
         run = path.absolute().parent
+    return from_file(path, run)
+
+
+def from_file(path: Path, run: Path | None = None) -> Log:
+    """The log in a file. Raises UsageError."""
     try:
         return Log(str(path), path.read_bytes(), run)
     except OSError as error:
@@ -90,22 +95,17 @@ def _telling(run: Path) -> Path:
     return first if first and first.parent.name == "pstore" and first.is_file() else run / "console.log"
 
 
-def accounts(log: Log) -> list[Account]:
-    """Every report of a log, the first cause first."""
-    crashes = found_in(log)
-    config = configuration(log.run) if log.run and crashes else None
-    return [
-        account(
-            crash,
-            log.data,
-            log.name,
-            run=log.run,
-            others=crashes,
-            config=config,
-            structure=_told(scx_of(log, crash)) or _hung(log, crash),
-        )
-        for crash in crashes
-    ]
+def account_of(crash: Crash, log: Log, crashes: Sequence[Crash]) -> Account:
+    """All that is known of one of the `crashes` of a log."""
+    return account(
+        crash,
+        log.data,
+        log.name,
+        run=log.run,
+        others=crashes,
+        config=configuration(log.run) if log.run else None,
+        structure=_told(scx_of(log, crash)) or _hung(log, crash),
+    )
 
 
 def scx_of(log: Log, crash: Crash) -> ScxReport | None:

@@ -33,6 +33,8 @@ def outcome_json(schema: str, run: Path, outcome: Outcome, *, exit_code: int, **
     value = plain(outcome)
     for evidence in value["evidence"]:
         evidence["path"] = str(run / evidence["path"])
+    if outcome.vmcore is not None and outcome.vmcore.path:
+        value["vmcore"]["path"] = str(run / outcome.vmcore.path)
     if outcome.kernel is not None:
         value["kernel"]["matches"] = outcome.kernel.matches
     return {"schema": schema, **value, "exit_code": exit_code, "run": str(run), **more}
