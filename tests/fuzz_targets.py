@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import lzma
 import random
+import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from kernloop.report.lines import read_line
 from kernloop.report.oops_table import HEADERS, match_header, may_hold_header
 from kernloop.report.scan import ConsoleScanner, scan
 from kernloop.report.scx_report import scx_report
+from kernloop.sched.obj import decode, load
+from kernloop.sched.obj.btf import Btf, BtfError
+from kernloop.sched.obj.decode import DecodeError, Known
 
 __all__ = ["TARGETS", "Target", "in_pieces", "signature"]
 
@@ -121,6 +125,29 @@ def hung(data: bytes) -> None:
     assert not said or len(said) == len(found.cpus if found else ())
 
 
+def bpf_types(data: bytes) -> None:
+    try:
+        found = Btf(data)
+    except BtfError:
+        return
+    for type_id in range(len(found)):
+        try:
+            found.type(type_id)
+            found.size(type_id)
+            found.spell(type_id)
+            found.member(type_id, "in")
+        except BtfError:
+            continue
+
+
+def bpf_code(data: bytes) -> None:
+    try:
+        insns = decode.decode(data, Known())
+    except DecodeError:
+        return
+    assert sum(block.end - block.start for block in decode.blocks(insns)) == len(insns)
+
+
 def pstore_memory(data: bytes) -> None:
     layout = pstore.Layout(0, len(data), 2048, 1024, 512, 0)
     records = [*pstore.read_erst(data), *pstore.read_ramoops(data, layout)]
@@ -191,6 +218,15 @@ _PREFIXES = ("[    7.123456] ", "[    7.123456][   T42] ", "[    7.123456][    C
 _HANG = ("sysrq: Show State", "NMI backtrace for cpu 1", "task:kl state:D pid:7 ", "</IRQ>", "1 lock held by kl/7:")
 _TRACE = ("Call Trace:", " <TASK>", " kl_f+0x1/0x2", "RIP: 0010:kl_f+0x1/0x2", "? ", "Modules linked in: ")
 
+
+def _programs() -> Iterator[bytes]:
+    for path in sorted((FIXTURES / "objects").glob("*.xz")):
+        obj = load.read(lzma.decompress(path.read_bytes()), path)
+        for program in obj.programs.values():
+            rows = ((i.code, i.dst | i.src << 4, i.off, i.imm) for i in program.insns if i.code != decode.LD_IMM64)
+            yield b"".join(struct.pack("<BBhi", *row) for row in rows)[:_SEED]
+
+
 TARGETS: dict[str, Target] = {
     "console": Target(console, _crash_logs, (*HEADERS, *_PREFIXES, *_TRACE)),
     "line": Target(one_line, _single_lines, (*_PREFIXES, *_TRACE, "\x1b[0;1m", "** 3 printk messages dropped ** ")),
@@ -199,5 +235,7 @@ TARGETS: dict[str, Target] = {
     "hang": Target(hung, _ends("hang/*"), (*_HANG, *_TRACE)),
     "pstore": Target(pstore_memory, _stores, ("Panic#1 Part1\n", "Oops#2 Part1\n", "====1.000001-D\n", "CPER", "DBGC")),
     "ktap": Target(ktap_stream, _ends("ktap/*.log"), _KTAP),
+    "btf": Target(bpf_types, _ends("objects/*.btf"), ("\x01\0\0\0", "\0\0\0\x04", "int\0")),
+    "bpf": Target(bpf_code, _programs, ("\x18\0\0\0", "\x05\0\x01\0\0\0\0\0", "\0" * 8)),
     "compiler": Target(compiler_output, _ends("compiler/*.txt"), _COMPILER),
 }

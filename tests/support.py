@@ -126,6 +126,22 @@ def processes_naming(text: str | Path) -> list[int]:
     return [pid for pid, words in command_lines().items() if any(str(text) in word for word in words)]
 
 
+def parent(pid: int) -> int:
+    """Whose child process `pid` is; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def server_of(name: str) -> int:
+    """The MCP server `name` that this process has started."""
+    [pid] = [
+        pid for pid, words in command_lines().items() if words[-2:] == ["mcp", name] and parent(pid) == os.getpid()
+    ]
+    return pid
+
+
 def keeper_of(pid: int) -> int:
     """The keeper that kernloop's process `pid` started."""
 

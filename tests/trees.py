@@ -20,7 +20,19 @@ from kernloop.kernel.build import BuildRequest, Built, build
 from kernloop.kernel.checkout import checkout
 from kernloop.kernel.kernel import Kernel
 
-__all__ = ["FRAGMENTS", "OLDER", "SETTINGS", "appended", "built", "kernel", "linux", "request", "restored", "tiny"]
+__all__ = [
+    "FRAGMENTS",
+    "OLDER",
+    "SETTINGS",
+    "appended",
+    "built",
+    "checked",
+    "kernel",
+    "linux",
+    "request",
+    "restored",
+    "tiny",
+]
 
 # Beside the default kernel, for what must not hold for one release only.
 OLDER = "debian:6.12"
@@ -74,6 +86,15 @@ def tiny() -> Iterator[Path]:
     finally:
         if built.cache_info().currsize:
             build(request())
+
+
+@cache
+def checked() -> Kernel:
+    """The profile debug of the same tree: KASAN, lockdep, lkdtm; minutes the first time. `tree:` stays what it was."""
+    folder = cache_dir() / "testing/checked"
+    found = build(BuildRequest(linux(), profile="debug", folder=folder)).kernel
+    assert found is not None
+    return found
 
 
 def kernel(ref: str = refs.DEFAULT) -> Kernel:

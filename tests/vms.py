@@ -7,6 +7,7 @@ import contextlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,17 @@ from kernloop.vm.client import VM
 from kernloop.vm.request import VmRequest, live
 from support import alive, events_of, processes_naming, until
 
-__all__ = ["CLEANED", "check_nothing_left", "descriptors", "pids_of", "running", "sh", "started", "stop_all"]
+__all__ = [
+    "CLEANED",
+    "check_nothing_left",
+    "check_time_of_day",
+    "descriptors",
+    "pids_of",
+    "running",
+    "sh",
+    "started",
+    "stop_all",
+]
 
 CLEANED = 3.0
 
@@ -62,6 +73,13 @@ def sh(vm: VM, script: str, *, timeout: float = 60.0) -> client.ExecResult:
     return vm.exec(["sh", "-c", script], timeout=timeout)
 
 
+def check_time_of_day(vm: VM) -> None:
+    """The guest's clock is the host's, to 2 s; how long the answer takes is none of it."""
+    before = time.time()
+    told = float(sh(vm, "date +%s").stdout)
+    assert before - 2 < told < time.time() + 2
+
+
 def pids_of(run: Path) -> dict[str, int]:
     """The supervisor's and QEMU's."""
     events = events_of(run)
@@ -79,14 +97,14 @@ def check_nothing_left(run: Path) -> None:
     until(lambda: not any(alive(pid) for pid in pids), CLEANED, f"processes {pids} gone")
     until(lambda: not processes_naming(run), CLEANED, f"processes of {run.name} gone")
     until(lambda: not _left(run, pids), CLEANED, f"nothing left of {pids}: {_left(run, pids)}")
-    assert not list(Path(tempfile.gettempdir()).glob("kernloop-*"))
 
 
 # Others may be at work in the shared cache: what is staged there carries the pid of who does it.
 def _left(run: Path, pids: list[int]) -> list[Path]:
     staged = [path for pid in pids for path in cache_dir().glob(f"*/.*.{pid}.*")]
     files = [file for file in run.rglob("*") if _is_socket(file) or file.name == "payload" or ".new" in file.name]
-    return [*staged, *state_dir().glob("vms/.*"), *files]
+    temporary = Path(tempfile.gettempdir()).glob("kernloop-*")
+    return [*staged, *state_dir().glob("vms/.*"), *files, *temporary]
 
 
 def _is_socket(file: Path) -> bool:

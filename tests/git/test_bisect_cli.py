@@ -177,10 +177,11 @@ def test_another_failure_is_not_this_one(tmp_path: Path) -> None:
 def test_a_commit_that_hangs_is_bad_and_its_processes_end(tmp_path: Path) -> None:
     made = repository(tmp_path, linear(6), "c4")
     command = ("sh", "-c", f"test ! -e bug || {{ sleep 4711.{os.getpid()} & wait; }}")
-    done = bisect(made, "--timeout", "0.3", command=command)
+    # In it a shell starts and ends where the commit is good, also on a loaded machine.
+    done = bisect(made, "--timeout", "1", command=command)
     assert found(done, made) == ["c4"]
-    assert "the deadline of 0.3 s passed" in {step["why"] for step in done.json["steps"]}
-    assert processes_naming(f"4711.{os.getpid()}") == []
+    assert "the deadline of 1 s passed" in {step["why"] for step in done.json["steps"]}
+    until(lambda: not processes_naming(f"4711.{os.getpid()}"), 20, "what was killed has gone")
 
 
 def test_a_flaky_symptom_is_voted(tmp_path: Path) -> None:
@@ -288,14 +289,14 @@ def killed_and_resumed(tmp_path: Path, seed: int, most: int) -> None:
             os.kill(process.pid, signal.SIGKILL)
             process.communicate()
             kills += 1
-        run = next(Path(os.environ["XDG_STATE_HOME"]).glob("kernloop/runs/*-bisect-*"), None)
-        answer = run / "verdict.json" if run is not None else None
-        if answer is not None and answer.exists() and json.loads(answer.read_text())["verdict"] == "pass":
+        # One that was killed before it had begun is not resumed, and leaves a run all the same.
+        begun = [one.path for one in runs.listing() if "goods" in runs.read_json(one.path / "spec.json")]
+        if begun and runs.read_json(begun[0] / "verdict.json").get("verdict") == "pass":
             # Killed on its way out: the answer is there, and nothing is to be resumed.
-            out, err = answer.read_bytes(), b""
+            out, err = (begun[0] / "verdict.json").read_bytes(), b""
             break
-        if run is not None and "goods" in (run / "spec.json").read_text():
-            words = ["bisect", "--resume", run.name]
+        if begun:
+            words = ["bisect", "--resume", begun[0].name]
     value = json.loads(out)
     assert value["first_bad"]["subject"] == culprit, err
     journal = [json.loads(line)["subject"] for line in (Path(value["run"]) / "journal.jsonl").read_text().splitlines()]
@@ -303,7 +304,7 @@ def killed_and_resumed(tmp_path: Path, seed: int, most: int) -> None:
     # What was under way when it was killed is done again, nothing else is.
     assert len(calls.read_text().split()) <= len(journal) + kills
     assert made.everything() == before
-    assert left_behind() == []
+    until(lambda: not left_behind(), 20, "what the keepers clean up has gone")
 
 
 @pytest.mark.parametrize("seed", range(3))

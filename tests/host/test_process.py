@@ -51,9 +51,10 @@ def test_a_missing_folder_is_named() -> None:
 
 def test_the_deadline_ends_the_whole_group(tmp_path: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(HarnessError, match=r"waiting: not done after 0\.5 s"):
-        process.run(["sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait"], seconds=0.5, what="waiting")
-    assert time.monotonic() - began < 10
+    # Time for a shell to start, also where it waits for a CPU.
+    with pytest.raises(HarnessError, match=r"waiting: not done after 2 s"):
+        process.run(["sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait"], seconds=2, what="waiting")
+    assert time.monotonic() - began < 20
     pid = int((tmp_path / "pid").read_text())
     until(lambda: not alive(pid), 3, "the grandchild has ended")
 

@@ -37,6 +37,19 @@ def test_what_a_pc_needs_is_not_asked_of_another_machine() -> None:
     assert "PVH" not in {a.symbol for a in fragments.read("base", "arm64")}
 
 
+def test_an_arm64_guest_would_get_the_console_of_its_machine_and_no_acpi() -> None:
+    asked = {a.symbol: a.value for a in fragments.merged([fragments.read("base", "arm64")])}
+    assert (asked["SERIAL_AMBA_PL011_CONSOLE"], asked["ACPI"]) == ("y", "n")
+
+
+def test_the_profile_for_faults_that_hide_asks_for_what_finds_them_and_for_all_of_tiny() -> None:
+    names = PROFILES["debug"].fragments
+    asked = {a.symbol: a.value for name in names for a in fragments.read(name, "x86_64")}
+    for symbol in ("KASAN", "KASAN_VMALLOC", "PROVE_LOCKING", "DEBUG_ATOMIC_SLEEP", "KGDB", "LKDTM", "MODULES"):
+        assert asked[symbol] == "y", symbol
+    assert set(PROFILES["tiny"].fragments) < set(names)
+
+
 def test_the_last_word_on_a_symbol_holds() -> None:
     merged = fragments.merged([[Asked("A", "y", "one"), Asked("B", "m", "one")], [Asked("A", "n", "two")]])
     assert fragments.text(merged) == "# CONFIG_A is not set\nCONFIG_B=m\n"

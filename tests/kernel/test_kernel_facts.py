@@ -62,6 +62,11 @@ def test_the_elf_inside_is_booted_where_that_is_possible(tmp_path: Path) -> None
     assert found.bootable.read_bytes()[:4] == b"\x7fELF"
 
 
+def test_a_kernel_with_kasan_is_unpacked_by_itself_for_it_dies_where_pvh_begins(tmp_path: Path) -> None:
+    found = stored(tmp_path, bzimage(PACKERS["zstd"](vmlinux(notes=PVH))), config="CONFIG_KASAN_GENERIC=y\n")
+    assert found.bootable == tmp_path / "bzImage"
+
+
 def test_the_config_beside_the_image_outranks_the_one_in_it(tmp_path: Path) -> None:
     found = stored(tmp_path, config="CONFIG_KASAN=y\n")
     assert found.config == {"KASAN": "y"}

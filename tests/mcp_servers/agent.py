@@ -42,6 +42,20 @@ class Agent:
         self.progress.append(f"{progress:g} of {total}: {message}")
 
 
+async def again(agent: Agent, tool: str, **arguments: Any) -> dict[str, Any]:
+    """The same call until it is answered."""
+    while "state" in (answer := await agent.call(tool, **arguments)):
+        assert answer["next"] == "the same call again waits for it"
+    return answer
+
+
+async def finished(agent: Agent, answer: dict[str, Any]) -> dict[str, Any]:
+    """What became of it: as an agent does, `wait` until there is a verdict."""
+    while answer.get("state") == "running":
+        answer = await agent.call("wait", id=answer["run"], since=answer["cursor"])
+    return answer
+
+
 def here(server: str = "vm") -> AbstractAsyncContextManager[Client]:
     """A server in this process."""
     made: Server = import_module(f"kernloop_mcp.{server}").server()

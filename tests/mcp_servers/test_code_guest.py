@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from agent import Agent, anyio_backend, here
+from agent import Agent, again, anyio_backend, finished, here
 
 import trees
 from kernloop import runs
@@ -16,20 +14,6 @@ __all__ = ["anyio_backend"]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 FILE = "kernel/ksyms_common.c"
-
-
-async def finished(agent: Agent, answer: dict[str, Any]) -> dict[str, Any]:
-    """What became of it: as an agent does, `wait` until there is a verdict."""
-    while answer.get("state") == "running":
-        answer = await agent.call("wait", id=answer["run"], since=answer["cursor"])
-    return answer
-
-
-async def again(agent: Agent, tool: str, **arguments: Any) -> dict[str, Any]:
-    """The same call until it is answered."""
-    while "state" in (answer := await agent.call(tool, **arguments)):
-        assert answer["next"] == "the same call again waits for it"
-    return answer
 
 
 async def test_why_a_symbol_is_off_is_told_to_the_unmet_dependency() -> None:

@@ -22,7 +22,7 @@ from kernloop.present import plain
 from kernloop.report.compiler import Diagnostic
 from kernloop_mcp import SERVERS, tools
 from repos import Repo, numbered
-from support import processes_naming
+from support import server_of
 
 __all__ = ["anyio_backend"]
 
@@ -189,10 +189,6 @@ async def test_what_takes_longer_than_a_call_goes_on_in_another_server(
         assert told["steps"] == done["steps"][2:]
 
 
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 async def test_a_bisection_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
     made = history(tmp_path, 6, "c3")
     async with over_stdio("code") as client, anyio.create_task_group() as group:
@@ -205,8 +201,7 @@ async def test_a_bisection_outlives_a_server_that_is_killed(tmp_path: Path) -> N
         with anyio.fail_after(30):
             while not runs.listing():
                 await anyio.sleep(0.05)
-        [server] = [pid for pid in processes_naming("mcp") if parent(pid) == os.getpid()]
-        os.kill(server, signal.SIGKILL)
+        os.kill(server_of("code"), signal.SIGKILL)
     async with over_stdio("code") as client:
         assert (await Agent(client).call("wait"))["first_bad"]["subject"] == "c3"
 
@@ -308,6 +303,10 @@ def test_hints_name_tools() -> None:
     for hint, told in {
         "kernloop run --kernel tree:/a/b -- uname -a": "run('uname -a', kernel='tree:/a/b')",
         "leave it out; kernloop kernel config DIR --why KASAN": "leave it out; config('DIR', why=['KASAN'])",
+        "kernloop debug kgdb a enter": "control('a', 'interrupt', by='kgdb')",
+        "kernloop debug gdb a continue, or detach": "control('a', 'continue'), or detach",
+        "kernloop debug page /x/y.txt --since 70": "page('/x/y.txt', since=70)",
+        "kernloop debug triage ID, or kernloop debug why-hung a": "why('triage', 'ID'), or why('hung', 'a')",
         "free some space; then: kernloop bisect --resume ID": "free some space; then: bisect(resume='ID')",
     }.items():
         assert tools.in_tools(hint) == told

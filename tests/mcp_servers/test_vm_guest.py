@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from agent import Agent, anyio_backend, here, over_stdio
 from mcp.shared.exceptions import MCPError
 
+from kernloop.errors import UsageError
 from kernloop.vm import client
 from kernloop_mcp import tools
-from support import processes_naming, runs_dir, verdict_of
+from support import events_of, processes_naming, runs_dir, server_of, the_run, verdict_of
 
 __all__ = ["anyio_backend"]
 
@@ -101,22 +105,36 @@ async def test_vm_job_and_cursor_outlive_the_server() -> None:
         agent = Agent(connected)
         await agent.call("vm_exec", name="a", command="echo later > /dev/kmsg")
         page = await agent.call("vm_console", name="a", since=cursor)
-        assert page["text"].endswith("later\n")
-        assert page["text"].count("\n") == 1
+        # The kernel may have said something of its own.
+        assert page["text"].count("later\n") == 1
+        assert "Linux version" not in page["text"]
         over = await agent.call("vm_job", name="a", job=begun["job"], timeout=30)
         assert (over["verdict"], over["stdout"]) == ("pass", "one\ntwo\n")
 
 
+async def known(name: str) -> None:
+    """Until the supervisor of VM `name` has a run directory."""
+    with anyio.fail_after(60):
+        while True:
+            with contextlib.suppress(UsageError):
+                client.last(name)
+                return
+            await anyio.sleep(0.05)
+
+
 async def test_what_takes_longer_than_a_call_goes_on_and_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tools, "CALL_SECONDS", 1.0)
+    # In that time a process of ours makes its run directory, even on a loaded machine.
+    monkeypatch.setattr(tools, "CALL_SECONDS", 5.0)
     async with here() as connected:
         agent = Agent(connected)
-        begun = await agent.call("run", command="sleep 3; echo done")
+        begun = await agent.call("run", command="sleep 6; echo done")
         assert begun["state"] == "running"
+        monkeypatch.setattr(tools, "CALL_SECONDS", 1.0)
         # A word that no snapshot of a boot was made with: it boots.
         starting = await agent.call("vm_start", name="a", append=f"quiet test={secrets.token_hex(4)}")
         assert starting["state"] == "starting"
         assert agent.progress
+        await known("a")
     async with here() as connected:  # another server: nothing was kept in the first
         agent = Agent(connected)
         assert (await agent.call("runs", id=begun["run"]))["stdout"] == "done\n"
@@ -131,6 +149,7 @@ async def test_a_start_that_fails_later_says_why(monkeypatch: pytest.MonkeyPatch
     async with here() as connected:
         agent = Agent(connected)
         assert (await agent.call("vm_start", name="a", append="init=/nosuch rdinit=/nosuch"))["state"] == "starting"
+        await known("a")
         text = await agent.refused("vm_wait", name="a", until="up", timeout=45)
     assert "the VM a did not start: kernel panic" in text
     assert "next: " in text
@@ -156,15 +175,33 @@ async def test_two_servers_use_one_vm() -> None:
         assert "has ended" in await second.refused("vm_exec", name="a", command="true")
 
 
+async def cancelled(call: Coroutine[Any, Any, object], when: Callable[[], bool]) -> None:
+    """`call`, cancelled as soon as `when` is true."""
+    async with anyio.create_task_group() as group:
+
+        async def wait() -> None:
+            await call
+            raise AssertionError("it has ended by itself")
+
+        group.start_soon(wait)
+        with anyio.fail_after(60):
+            while not when():
+                await anyio.sleep(0.05)
+        group.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("place", [here, over_stdio])
 async def test_a_cancelled_command_is_killed_and_the_server_goes_on(place: object) -> None:
     assert callable(place)
     async with place() as connected:
         agent = Agent(connected)
         await agent.call("vm_start", name="a")
-        with anyio.move_on_after(2) as scope:
-            await agent.call("vm_exec", name="a", command="echo begun; sleep 1000")
-        assert scope.cancelled_caught
+        [info] = client.listing()
+        told = info.run / "jobs/1/stdout"
+        await cancelled(
+            agent.call("vm_exec", name="a", command="echo begun; sleep 1000"),
+            lambda: told.exists() and told.read_bytes() == b"begun\n",
+        )
         over = await agent.call("vm_job", name="a", job=1, timeout=20)
         assert (over["verdict"], over["exit_status"], over["stdout"]) == ("command-failed", -9, "begun\n")
         assert (await agent.call("vm_exec", name="a", command="echo well"))["stdout"] == "well\n"
@@ -173,15 +210,18 @@ async def test_a_cancelled_command_is_killed_and_the_server_goes_on(place: objec
 async def test_a_cancelled_run_ends_with_its_guest() -> None:
     async with over_stdio() as connected:
         agent = Agent(connected)
-        with anyio.move_on_after(5) as scope:
-            await agent.call("run", command="sleep 1000")
-        assert scope.cancelled_caught
+        await cancelled(
+            agent.call("run", command="sleep 1000"),
+            lambda: "guest-up" in {entry["event"] for entry in events_of(the_run() or runs_dir())},
+        )
         [run] = runs_dir().iterdir()
         with anyio.fail_after(30):
             while verdict_of(run)["verdict"] == "unknown":
                 await anyio.sleep(0.05)
         assert verdict_of(run)["summary"] == "interrupted"
-        assert processes_naming(run) == []
+        with anyio.fail_after(30):  # its verdict is there first
+            while processes_naming(run):
+                await anyio.sleep(0.05)
         assert (await agent.call("runs"))["total"] == 1
 
 
@@ -198,20 +238,16 @@ async def test_a_run_outlives_a_server_that_is_killed() -> None:
             with anyio.fail_after(30):
                 while not (runs_dir().exists() and list(runs_dir().iterdir())):
                     await anyio.sleep(0.05)
-            [server] = [pid for pid in processes_naming("mcp") if _parent(pid) == os.getpid()]
-            os.kill(server, signal.SIGKILL)
+            os.kill(server_of("vm"), signal.SIGKILL)
     async with over_stdio() as connected:
         assert (await Agent(connected).call("runs", id="last"))["stdout"] == "survived\n"
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def test_bytes_that_are_no_utf8_do_not_move_the_cursor() -> None:
     async with here() as connected:
         agent = Agent(connected)
         await agent.call("vm_start", name="a")
+        await agent.call("vm_exec", name="a", command="dmesg -n 1")  # the kernel says nothing in between
         before = (await agent.call("vm_console", name="a"))["cursor"]
         await agent.call("vm_exec", name="a", command=r"printf 'a\377\376b\303\251\n' > /dev/ttyS0; printf '\200'")
         found = await agent.call("vm_wait", name="a", until="^a", since=before)
@@ -220,7 +256,7 @@ async def test_bytes_that_are_no_utf8_do_not_move_the_cursor() -> None:
         assert page["cursor"] == found["cursor"] == before + len(b"a\xff\xfeb\xc3\xa9\r\n")
         small = await agent.call("vm_console", name="a", since=before, bytes=16)
         assert small["cursor"] == page["cursor"]
-        assert (await agent.call("vm_job", name="a", job=1))["stdout"] == "\ufffd"
+        assert (await agent.call("vm_job", name="a", job=2))["stdout"] == "\ufffd"
         [content] = (await connected.read_resource("kernloop://vm/a/console")).contents
         assert content.text.endswith("a\ufffd\ufffdbé\n")  # type: ignore[union-attr]
 

@@ -14,7 +14,7 @@ from kernloop import runs
 from kernloop.cli.main import app
 from kernloop.present import html, markdown, repeat
 from kernloop.present.account import Account
-from kernloop.present.logs import Log, accounts, read
+from kernloop.present.logs import Log, account_of, found_in, read
 from kernloop.verdict import Verdict
 from pages import Page
 from verdicts import FIXTURES, ran
@@ -64,7 +64,12 @@ Call Trace:
 
 
 def first(data: bytes, run: Path | None = None) -> Account:
-    return accounts(Log("console.log", data, run))[0]
+    return first_of(Log("console.log", data, run))
+
+
+def first_of(log: Log) -> Account:
+    crashes = found_in(log)
+    return account_of(crashes[0], log, crashes)
 
 
 def panicked(command: list[str]) -> Path:
@@ -86,7 +91,7 @@ def sections(text: str) -> list[str]:
 
 
 def test_a_run_is_told_with_its_command_its_kernel_and_its_trace() -> None:
-    found = accounts(read(panicked(["sh", "-c", "echo c"]).name))[0]
+    found = first_of(read(panicked(["sh", "-c", "echo c"]).name))
     text = markdown.render(found)
     assert text.startswith("# `kernel panic: sysrq triggered crash`\n")
     assert "```sh\nkernloop run --cpus 4 -- sh -c 'echo c'\n```\n\nin `/home/me`" in text
@@ -174,7 +179,7 @@ def test_a_vm_is_repeated_by_its_start_and_what_was_done_in_it() -> None:
 
 
 def test_a_schedulers_end_is_told_with_its_cause_its_cure_and_where_the_task_sat() -> None:
-    text = markdown.render(accounts(read(str(FIXTURES / "scx/qmap-stall-7.3.4.log")))[0])
+    text = markdown.render(first_of(read(str(FIXTURES / "scx/qmap-stall-7.3.4.log"))))
     said = text.partition("## What the report says")[2]
     for word in (
         "- exit: `SCX_EXIT_ERROR_STALL (1026)`",

@@ -219,3 +219,32 @@ def test_until_the_verdict_the_file_says_that_there_is_none(tmp_path: Path, monk
     assert call("run", "--junit", file, "--", "true") == 9
     assert 'message="unknown: not judged' in seen[0]
     assert file.read_text() == seen[0]
+
+
+def test_skipped_and_undecided_tests_are_told_apart_from_failures() -> None:
+    lines = [json.loads(line) for line in EVENTS.read_text().splitlines()]
+    for event in lines:
+        if event["event"] == "test" and event["name"] == "idle":
+            event.update(ok=False, result="inconclusive", why="EEVDF does not hold it here either", baseline=310)
+        if event["event"] == "test" and event["name"] == "saturation":
+            event.update(ok=False, result="skipped", why="the scheduler does not claim weights")
+    suite = written(verified("fifo", events="".join(json.dumps(event) + "\n" for event in lines).encode()))
+    found = results(suite)
+    assert (found["idle"], found["saturation"]) == ("error inconclusive", "skipped")
+    assert (suite.failures, suite.errors, suite.skipped) == (0, 1, 1)
+
+
+def test_findings_are_a_case_that_only_a_sure_one_fails() -> None:
+    sure = {"rule": "no-insert", "level": "must", "program": "enqueue", "file": "a.bpf.c", "line": 7, "source": "x",
+            "why": "the task is put nowhere", "cure": "insert it"}  # fmt: skip
+    run = verified("fifo")
+    assert "static checks" not in results(written(run)), "nothing says that there was a check"
+    for findings, wanted in (([{**sure, "level": "may"}], "ok"), ([sure], "failure test-failed")):
+        run.value["findings"] = findings
+        suite = written(run)
+        assert results(suite)["static checks"] == wanted
+    [case] = [case for case in suite if case.name == "static checks"]
+    assert "a.bpf.c:7: the task is put nowhere (no-insert); insert it" in str(case.result[0].text)
+    thrown = verified("lost_task")
+    thrown.value["findings"] = [sure]
+    assert results(written(thrown))["saturation"] == "failure ejected"

@@ -120,3 +120,24 @@ def test_no_cut_makes_it_fail(path: Path, begin: int, length: int, noise: str) -
     lines = path.read_text().split("\n")
     found = hang([*lines[begin : begin + length], noise, *lines[begin + length + 7 :]], registers=noise)
     assert found is None or found.summary
+
+
+def test_a_cpu_that_sysrq_interrupts_in_user_space_is_not_said_to_hang_in_the_kernel() -> None:
+    told = """\
+NMI backtrace for cpu 1
+CPU: 1 UID: 0 PID: 244 Comm: worker Not tainted 7.3.4 #1 PREEMPT(lazy)
+Call Trace:
+ <TASK>
+ dump_stack_lvl+0x5d/0x80
+ nmi_cpu_backtrace.cold+0x19/0x68
+ nmi_trigger_cpumask_backtrace+0x10d/0x130
+ __handle_sysrq.cold+0x91/0x141
+ serial8250_interrupt+0x5a/0xa0
+ common_interrupt+0x42/0xa0
+ asm_common_interrupt+0x26/0x40
+RIP: 0033:0x242f6b
+ </TASK>"""
+    found = hang(["sysrq: Show backtrace of all active CPUs", *told.split("\n")])
+    assert found is not None
+    assert (found.cpus[0].state, found.function) == ("user", None)
+    assert found.summary == "CPU 1 runs worker (pid 244) in user space: it computes and does not end"

@@ -126,6 +126,7 @@ def test_a_loader_that_exits_zero_still_tells_why(name: str, kind: int, message:
             "hotplug event detected (1 going online)",
         ),
         ("Error: EXIT: runnable task stall (sh[42] failed to run for 5.060s)", 1026, "sh[42] failed to run for 5.060s"),
+        ("Error: run failed\n\nCaused by:\n    0: stats\n    1: EXIT: runtime error (no)", 1024, "no"),
         ("EXIT: scx_bpf_error (two\nlines) on CPU 3", 1025, "two\nlines"),
         ("EXIT: scx_bpf_error (never closed", 1025, "never closed"),
     ],

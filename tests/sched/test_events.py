@@ -36,7 +36,7 @@ def read(*events: dict[str, Any]) -> SuiteReader:
 def picture(reader: SuiteReader) -> list[Any]:
     return [
         reader.tests, reader.gates, reader.counters, reader.planned, reader.enabled, reader.ops, reader.done,
-        reader.exit, reader.stderr, reader.ejected_after, reader.loader_exit, reader.running,
+        reader.exit, reader.words, reader.ejected_after, reader.loader_exit, reader.running,
     ]  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_an_ejected_run_has_the_exit_the_dump_and_where_it_happened() -> None:
 def test_a_rejected_run_has_the_verifiers_words_in_order() -> None:
     seen = SuiteReader()
     seen.feed(bytes_of("null_check"))
-    assert seen.stderr == (RECORDED / "null_check/loader.txt").read_text().splitlines()
+    assert seen.words == (RECORDED / "null_check/loader.txt").read_text().splitlines()
     assert (seen.enabled, seen.exit) == (False, None)
     assert seen.not_enabled == "the loader ended before the scheduler was enabled"
     assert seen.load_errno == 13
@@ -146,7 +146,13 @@ def test_our_loader_says_why_it_could_not(event: dict[str, Any], name: str, valu
     assert getattr(read(loader("stdout", json.dumps(event))), name) == value
 
 
-@pytest.mark.parametrize("line", ["", "starting up", "[1, 2]", "7", '{"event": 5}', "\u2713"])
-def test_what_a_loader_prints_on_stdout_for_people_is_passed_over(line: str) -> None:
+@pytest.mark.parametrize("line", ["", "starting up", "[1, 2]", "7", "\u2713", "\x1b[2mlibbpf: \x1b[0mno"])
+def test_what_a_loader_prints_on_stdout_for_people_is_kept_without_its_colours(line: str) -> None:
     seen = read(loader("stdout", line))
-    assert (seen.exit, seen.load_errno, seen.unusable, seen.stderr) == (None, None, "", [])
+    plain = line.replace("\x1b[2m", "").replace("\x1b[0m", "")
+    assert (seen.exit, seen.load_errno, seen.unusable, seen.words) == (None, None, "", [plain])
+
+
+def test_json_of_another_kind_on_stdout_is_passed_over() -> None:
+    seen = read(loader("stdout", '{"event": 5}'))
+    assert (seen.exit, seen.load_errno, seen.unusable, seen.words) == (None, None, "", [])

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -16,6 +17,7 @@ from kernloop.kernel.kernel import Kernel
 from kernloop.report.compiler import parse
 from kernloop.report.engine import parse_console
 from kernloop.sched import judge as library
+from kernloop.sched.check.finding import Finding
 from kernloop.sched.compile import Compiled
 from kernloop.sched.events import SuiteReader
 from kernloop.sched.judge import Judgement
@@ -142,6 +144,50 @@ def test_a_failed_test_says_which_why_and_by_how_much(run: runs.Run) -> None:
     assert found.outcome.summary == "wakeup: woken too late: 90000 us, limit 20000"
 
 
+def with_result(name: str, **said: object) -> Callable[[bytes], bytes]:
+    """Gives the test `name` another result."""
+
+    def change(data: bytes) -> bytes:
+        lines = []
+        for line in data.splitlines():
+            event = json.loads(line)
+            if event["event"] == "test" and event["name"] == name:
+                event |= said
+            if event["event"] == "done":
+                event["ok"] = False
+            lines.append(json.dumps(event).encode())
+        return b"\n".join(lines) + b"\n"
+
+    return change
+
+
+def test_what_eevdf_fails_as_well_is_nobodys_fault_and_no_pass(run: runs.Run) -> None:
+    why = "EEVDF does not hold it here either: a round trip took 9000 us"
+    found = recorded("fifo", run, change=with_result("wakeup", ok=False, result="inconclusive", why=why))
+    assert (found.outcome.verdict, found.outcome.summary) == (Verdict.INCONCLUSIVE, f"wakeup: {why}")
+    assert "--tests wakeup" in found.outcome.next
+
+
+def test_a_failure_outranks_what_could_not_be_judged(run: runs.Run) -> None:
+    def change(data: bytes) -> bytes:
+        return with_result("wakeup", ok=False, result="inconclusive", why="starved")(
+            with_result("reload", ok=False, result="fail", why="slow", figure=9, unit="s")(data)
+        )
+
+    found = recorded("fifo", run, change=change)
+    assert (found.outcome.verdict, found.outcome.summary) == (Verdict.TEST_FAILED, "reload: slow: 9 s, limit 5")
+
+
+def test_a_test_of_something_unclaimed_is_skipped_by_name(run: runs.Run) -> None:
+    skipped = with_result("wakeup", ok=False, result="skipped", why="the scheduler does not claim weights")
+
+    def change(data: bytes) -> bytes:
+        return skipped(data).replace(b'"event": "done", "ok": false', b'"event": "done", "ok": true')
+
+    found = recorded("fifo", run, change=change)
+    assert (found.outcome.verdict, found.outcome.summary) == (Verdict.PASS, "5 tests; skipped: wakeup")
+
+
 def test_a_failed_gate_says_after_which_test(run: runs.Run) -> None:
     found = recorded(
         "fifo", run,
@@ -234,7 +280,7 @@ def test_a_loader_that_enables_nothing_is_inconclusive_for_nobody_has_said_no(ru
 
     found = recorded("null_check", run, change=change)
     assert found.outcome.verdict is Verdict.INCONCLUSIVE
-    assert found.outcome.summary == "the loader ended before the scheduler was enabled (exit 3)"
+    assert found.outcome.summary == "the loader ended before the scheduler was enabled (exit 3): Usage: scx_x [-v]"
     assert (run.path / "loader.txt").read_text() == "Usage: scx_x [-v]\n"
 
 
@@ -247,3 +293,28 @@ def test_a_build_error_says_file_line_and_message_and_keeps_all_clang_said(run: 
     assert found.outcome.summary == f"{first.file}:{first.line}:{first.column}: {first.message}"
     assert found.outcome.next.endswith(f"line {first.line}")
     assert (run.path / "compiler.txt").read_text() == text
+
+
+def finding(rule: str, level: Literal["must", "may", "unknown"]) -> Finding:
+    return Finding(rule, level, "x_enqueue", "x.bpf.c", 12, "insert();", "it is lost", "insert it")
+
+
+def test_what_must_go_wrong_is_rejected_although_the_suite_passes(run: runs.Run) -> None:
+    passed = recorded("fifo", run)
+    told = library.with_findings(passed, (finding("affinity", "may"),))
+    assert told.outcome.verdict is Verdict.PASS
+    assert [one.rule for one in told.findings] == ["affinity"]
+    told = library.with_findings(passed, (finding("lost-task", "must"),))
+    assert told.outcome.verdict is Verdict.REJECTED
+    assert "x.bpf.c:12" in told.outcome.summary
+    assert told.outcome.next == "insert it"
+
+
+def test_an_ejection_names_the_line_that_a_check_has_found(run: runs.Run) -> None:
+    ended = recorded("lost_task", run)
+    told = library.with_findings(ended, (finding("timeout-unset", "may"), finding("unconsumed-dsq", "must")))
+    assert told.outcome.verdict is Verdict.EJECTED
+    assert told.cause is not None
+    assert told.cause.rule == "unconsumed-dsq"
+    assert told.outcome.next == "x.bpf.c:12: insert it"
+    assert library.with_findings(ended, (finding("idle-kfunc-off", "must"),)).cause is None

@@ -64,6 +64,11 @@ def test_words_for_the_kernel_come_last_so_that_they_win() -> None:
     assert line[-2:] == ["rdinit=/bin/cat", "quiet"]
 
 
+def test_a_guest_in_the_hosts_time_does_not_panic_because_its_first_ticks_come_late() -> None:
+    for spec, there in ((MachineSpec(), True), (MachineSpec(virtual_time=VirtualTime()), False)):
+        assert ("no_timer_check" in values(argv(spec), "-append")[0].split()) is there
+
+
 def test_memory_and_images_are_those_asked_for() -> None:
     words = argv(MachineSpec(memory=2048))
     assert words[0] == "/q/qemu"
@@ -163,3 +168,19 @@ def test_a_restored_machine_has_its_memory_from_the_snapshot_privately_and_no_in
 
 def test_a_restore_starts_no_timer_of_the_hosts() -> None:
     assert "migration.announce-rounds=0" in values(argv(MachineSpec()), "-global")
+
+
+def test_kgdb_has_a_port_behind_the_consoles_and_the_kernel_is_told_of_it() -> None:
+    words = argv(MachineSpec(kgdb=True), Channels((3, 4), (5, 6), 7, Path("/runs/a/console.log"), 8))
+    assert values(words, "-serial") == ["chardev:console", "chardev:kgdb"]
+    assert "socket,id=kgdb,fd=8,server=on,wait=off" in values(words, "-chardev")
+    assert {"console=ttyS0", "kgdboc=ttyS1"} <= set(values(words, "-append")[0].split())
+    assert not [word for word in argv(MachineSpec()) if "kgdb" in word]
+
+
+def test_a_kernel_that_waits_for_its_debugger_as_it_boots_keeps_its_text_writable_for_breakpoints() -> None:
+    waits, runs = (
+        values(argv(MachineSpec(kgdb=True, append=append)), "-append")[0].split() for append in (("kgdbwait",), ())
+    )
+    assert "rodata=off" in waits
+    assert "rodata=off" not in runs

@@ -13,8 +13,8 @@ from kernloop import runs
 from kernloop.kernel.kernel import Kernel
 from kernloop.report.crash import Crash
 from kernloop.report.engine import parse_console
-from kernloop.verdict import Outcome, Verdict, guest_exit_code
-from kernloop.vm.judge import judge_machine
+from kernloop.verdict import Outcome, Verdict, Vmcore, guest_exit_code
+from kernloop.vm.judge import judge_machine, with_vmcore
 from kernloop.vm.kallsyms import Place
 from kernloop.vm.machine import Ended, Hello
 from kernloop.vm.session import End, Watched
@@ -148,3 +148,18 @@ def test_every_verdict_carries_kernel_times_evidence_and_the_consoles_digest(run
     assert (found.kernel.guest_release, found.kernel.matches) == ("7.3.4", True)
     assert (found.times, found.console_sha256) == ({"boot": 3.0}, "c0ffee")
     assert "console.log" in [item.path for item in found.evidence]
+
+
+def test_the_next_step_of_a_crash_leads_to_its_memory_or_to_how_it_is_got(run: runs.Run) -> None:
+    found = judged(run, replace(FINE, end=End.PANIC, status=None, crashes=crashes("sysrq-crash-7.3.4.log")))
+    assert with_vmcore(found, run, None).next == f"{found.next}; again with --dump: kernloop debug triage"
+    kept = with_vmcore(found, run, Vmcore("vmcore", "panic", "elf", 7))
+    assert (kept.next, kept.vmcore and kept.vmcore.path) == (f"kernloop debug triage {run.id}", "vmcore")
+    full = with_vmcore(found, run, Vmcore("", "panic", error="the disk is full"))
+    assert full.next == f"{found.next}; no vmcore: the disk is full"
+    assert (full.verdict, full.summary) == (found.verdict, found.summary)
+
+
+def test_a_verdict_that_is_no_crash_does_not_speak_of_memory(run: runs.Run) -> None:
+    fine = Outcome(Verdict.COMMAND_FAILED, "exit 3", next="its output")
+    assert with_vmcore(fine, run, None) == fine

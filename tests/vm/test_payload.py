@@ -12,7 +12,8 @@ import pytest
 from archives import members
 from kernloop.errors import UsageError
 from kernloop.host import elf
-from kernloop.vm import cpio
+from kernloop.vm import cpio, handover
+from kernloop.vm.frames import run_request, with_option
 from kernloop.vm.initramfs import Payload, payload
 
 
@@ -46,3 +47,15 @@ def test_a_folder_or_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     assert "tar" in caught.value.hint
     with pytest.raises(UsageError, match=r"cannot read .*/nothing: No such file"):
         payload([Payload(tmp_path / "nothing", "/root/x")])
+
+
+def test_a_job_that_was_handed_over_can_be_given_another_option_and_all_else_stays() -> None:
+    def handed(tests: str) -> bytes:
+        request = run_request(["/kl/suite", "--nest", "--tests", tests, "--", "--tests"], cwd="/", env={"A": "--tests"})
+        files = [cpio.regular("kl/job", request), cpio.symlink("bin/sh", "x"), cpio.regular("root/a", b"12345", 0o755)]
+        return handover.blob(cpio.archive(files), seed=7)
+
+    once = handover.changed(handed("idle,reload"), "kl/job", lambda request: with_option(request, "--tests", "idle"))
+    assert once == handed("idle")
+    with pytest.raises(ValueError, match="no kl/nothing in the archive"):
+        handover.changed(once, "kl/nothing", bytes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bench vm`, `bench build`: the figures they give, and that they do not make up what they cannot measure."""
+"""`bench vm`, `build`, `verify`, `debug`: their figures, and that they do not make up what they cannot measure."""
 
 from __future__ import annotations
 
@@ -44,3 +44,29 @@ def test_builds_are_measured_and_the_tree_is_as_it_was() -> None:
     cpu = {name: seen["cpu_seconds"]["median"] for name, seen in value["measures"].items()}
     assert 0 < cpu["none"] < cpu["error"] < cpu["edit"]
     assert value["measures"]["edit"]["target"] == 25
+
+
+def test_verdicts_are_measured_as_their_users_wait_for_them() -> None:
+    value = kernloop(
+        "bench", "verify", "--json", "--rounds", "1", "--only", "check", "--only", "edit", seconds=300
+    ).json
+    assert (value["schema"], value["kernel"]) == ("kernloop.bench-verify/1", "debian:newest")
+    assert {"host", "cores", "load_after"} <= set(value)
+    cpu = {name: seen["cpu_seconds"]["median"] for name, seen in value["measures"].items()}
+    assert 0 < cpu["check"] < cpu["edit"]
+    assert (value["measures"]["check"]["target"], value["measures"]["edit"]["target"]) == (0.6, 4)
+
+
+def test_debuggers_are_measured_and_what_the_kernel_lacks_is_said() -> None:
+    names = ("drgn-open", "pause-break", "gdb-hit", "kgdb-attach")
+    only = [word for name in names for word in ("--only", name)]
+    value = kernloop("bench", "debug", "--json", "--rounds", "1", *only, seconds=300).json
+    assert (value["schema"], value["kernel"]) == ("kernloop.bench-debug/1", "debian:newest")
+    assert {"host", "cores", "load_after"} <= set(value)
+    seen = value["measures"]
+    assert set(seen) == set(names)
+    assert "CONFIG_KGDB" in seen["kgdb-attach"]["why"] and seen["kgdb-attach"]["seconds"] is None
+    assert seen["drgn-open"]["target"] == 0.3
+    for name in names[:3]:
+        assert 0 <= seen[name]["seconds"]["median"] < 60, name
+        assert seen[name]["why"] == ""

@@ -30,7 +30,7 @@ def test_a_panic_exits_120_and_names_the_function_with_the_consoles_excerpt() ->
     assert "sysrq triggered crash" in done.text
     assert "kind kernel-panic, function sysrq_handle_crash" in done.text
     assert verdict["kind"] == "kernel-panic"
-    assert verdict["next"] == f"kernloop report {path.name}"
+    assert verdict["next"].startswith(f"kernloop report {path.name}; again with --dump")
     told = kernloop("report", path.name, "--markdown")
     mail = told.out.decode()
     assert told.status == 1
@@ -66,7 +66,8 @@ def test_a_deadline_exits_124_and_keeps_backtraces_of_a_living_kernel() -> None:
 
 
 def test_a_guest_that_never_gets_to_its_init_is_a_boot_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "BOOT_SECONDS", 12.0)
+    # It takes 3 s of CPU time to where it says so.
+    monkeypatch.setattr(session, "BOOT_SECONDS", 25.0)
     request = library.Request(("true",), append=("rdinit=/bin/cat",))
     with runs.create("run", library.SCHEMA, {"subject": "true"}) as record:
         outcome = library.execute(

@@ -20,7 +20,7 @@ from kernloop.report.crash import Crash, most_severe
 from kernloop.report.engine import parse_console
 from kernloop.report.symbols import Images, decode
 from kernloop.verdict import Verdict
-from support import ROOT
+from support import ROOT, SCHEDULERS, kernloop
 
 pytestmark = pytest.mark.vm
 
@@ -40,6 +40,8 @@ HANDFUL = (
     "panic-hardirq",
     "sysrq-c",
 )
+# Found by checks of the profile debug only.
+CHECKED = [name for name, row in ROWS.items() if row.config in ("KASAN", "KASAN_VMALLOC", "PROVE_LOCKING")]
 LONG = pytest.mark.skipif("KERNLOOP_LONG_TESTS" not in os.environ, reason="KERNLOOP_LONG_TESTS is not set")
 BOOTS = 50
 NOISY = (("ignore_loglevel", "initcall_debug"), ("loglevel=8",), ("ignore_loglevel", "slub_debug=FPZ", "debug"))
@@ -94,6 +96,22 @@ def test_a_crash_is_told_by_kind_function_and_line(name: str) -> None:
 @pytest.mark.parametrize("ref", [refs.DEFAULT, trees.OLDER])
 def test_every_crash_is_told_by_kind_function_and_line(name: str, ref: str) -> None:
     check(ROWS[name], trees.kernel(ref))
+
+
+@LONG
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKED)
+def test_what_the_kernels_own_checks_find_is_told_by_kind_function_and_line(name: str) -> None:
+    assert trees.checked().has(ROWS[name].config)
+    check(ROWS[name], trees.checked())
+
+
+@LONG
+@pytest.mark.slow
+def test_a_scheduler_passes_where_the_kernel_checks_itself() -> None:
+    kernel = f"sha256:{trees.checked().digest}"
+    done = kernloop("verify", "--quick", SCHEDULERS / "vtime.bpf.c", "--kernel", kernel, "--json", seconds=600)
+    assert (done.status, done.json["verdict"]) == (0, "pass"), done
 
 
 @LONG

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from support import SCHEDULERS, events_of, kernloop, start, the_run, until
+from support import SCHEDULERS, alive, events_of, kernloop, start, the_run, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
@@ -65,6 +65,16 @@ def test_another_seed_is_another_console_and_again_the_same_each_time() -> None:
     assert (first["seed"], second["seed"]) == (1, 2)
 
 
+def test_a_replay_that_the_host_gives_too_little_time_says_so_and_not_that_it_is_another() -> None:
+    first = kernloop("run", "--seed", "1", "--json", "--", "sh", "-c", "while :; do :; done & sleep 30; kill $!").json
+    assert first["verdict"] == "pass"
+    spec = Path(first["run"]) / "spec.json"
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "timeout": 1}))
+    done = kernloop("replay", Path(first["run"]).name, "--json")
+    assert (done.status, done.json["verdict"]) == (125, "inconclusive")
+    assert "1 s of real time were over" in done.json["summary"]
+
+
 def reached(run: Path, stage: str) -> bool:
     return stage in [entry["event"] for entry in events_of(run)]
 
@@ -81,3 +91,22 @@ def test_a_kernloop_that_stands_still_for_a_while_does_not_reach_the_guest() -> 
         stopped.send_signal(signal.SIGCONT)
     out, _ = stopped.communicate(timeout=300)
     assert same(json.loads(out), kernloop(*words, seconds=300).json)
+
+
+@pytest.mark.parametrize("size", [400_000, 900_000], ids=["it all fits into the pipe", "the guest has to wait"])
+def test_a_kernloop_that_looks_again_only_when_all_is_said_has_all_of_it(size: int) -> None:
+    stopped = start("run", "--seed", "1", "--json", "--", "head", "-c", str(size), "/dev/zero")
+    run = until(the_run, 60, "a run directory")
+    assert run is not None
+    until(partial(reached, run, "guest-up"), 90, "the guest")
+    stopped.send_signal(signal.SIGSTOP)
+    qemus = [entry["pid"] for entry in events_of(run) if entry["event"] == "qemu-started"]
+    if size < 500_000:
+        until(lambda: not alive(qemus[-1]), 60, "the end of QEMU")
+    else:
+        time.sleep(5)  # more than the command takes
+        assert alive(qemus[-1])
+    stopped.send_signal(signal.SIGCONT)
+    out, _ = stopped.communicate(timeout=60)
+    assert json.loads(out)["verdict"] == "pass"
+    assert (run / "stdout").stat().st_size == size

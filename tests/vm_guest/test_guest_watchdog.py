@@ -17,6 +17,7 @@ import pytest
 
 import trees
 from kernloop import runs
+from kernloop.debug import kgdb
 from kernloop.errors import HarnessError
 from kernloop.kernel import refs
 from kernloop.verdict import Outcome, Verdict
@@ -186,11 +187,14 @@ def test_a_guest_that_is_busy_paused_saved_or_not_let_run_by_its_host_is_never_a
 
 
 def test_a_vm_whose_kernel_hangs_says_so_to_who_runs_commands_in_it() -> None:
-    vm = started(kernel=trees.kernel().ref, topology=Topology(1), append=(SOON,))
+    vm = started(kernel=trees.kernel().ref, topology=Topology(1), append=(SOON,), kgdb=True)
     result = sh(vm, "echo HARDLOCKUP > /sys/kernel/debug/provoke-crash/DIRECT", timeout=300)
     assert result.verdict == "hang"
     assert "lkdtm_HARDLOCKUP" in result.summary
     until(lambda: vm.info().state == "hung", 60, "the state hung")
     with pytest.raises(HarnessError, match="lkdtm_HARDLOCKUP"):
         sh(vm, "true")
+    told = kgdb.state(vm)
+    assert (told.state, told.still) == (kgdb.State.HUNG, True)
+    assert "lkdtm_HARDLOCKUP" in told.why
     assert vm.stop()["verdict"] == "hang"
