@@ -27,7 +27,7 @@ from kernloop.report.scan import ConsoleScanner, scan
 
 # What a header's pattern is shown of a line at most (oops_table.py), a title's, and half of any other's (lines.py).
 _HEADER_SIZE, _TITLE_SIZE, _LINE_SIZE = 700, 480, 2000
-_SLOWEST_SECONDS = 0.02
+_SLOWEST_SECONDS = 0.04
 _GIVEN_UP_SECONDS = 2.0
 # Four times the text, with what a busy machine adds.
 _RATIO, _NOTHING = 7.0, 0.02
@@ -104,8 +104,8 @@ def test_no_expression_takes_long_for_any_line() -> None:
             with given_up(_GIVEN_UP_SECONDS):
                 taken = cpu(search, attack)
                 if taken > _SLOWEST_SECONDS:
-                    # Whatever else the machine did is not twice there.
-                    taken = min(taken, cpu(search, attack), cpu(search, attack))
+                    # Whatever else the machine did is not there all the time.
+                    taken = min(cpu(search, attack) for _ in range(5))
             if taken > _SLOWEST_SECONDS:
                 slow.append(f"{name}: {taken:.3f} s for {attack[:50]!r}...: {text}")
                 break
@@ -177,14 +177,19 @@ CONSOLES: dict[str, Callable[[int], bytes]] = {
 
 
 def ratio(call: Callable[[bytes], object], make: Callable[[int], bytes], size: int) -> None:
+    """One pair of five is enough: a busy machine's CPUs are slow for seconds, but what grows with the square of the
+    size (16 times) is always too slow."""
     small, large = make(size), make(4 * size)
+    pairs: list[tuple[float, float]] = []
     with given_up(60):
         call(small)  # what is compiled or cached at first
-        once = min(cpu(call, small) for _ in range(2))
-        taken = cpu(call, large)
-        if taken > _RATIO * once + _NOTHING:
-            taken = min(taken, cpu(call, large))
-    assert taken <= _RATIO * once + _NOTHING, f"{once:.3f} s for {len(small)} bytes, {taken:.3f} s for {len(large)}"
+        while len(pairs) < 5:
+            once = cpu(call, small)
+            taken = cpu(call, large)
+            if taken <= _RATIO * once + _NOTHING:
+                return
+            pairs.append((once, taken))
+    pytest.fail(f"seconds for {len(small)} and {len(large)} bytes: {pairs}")
 
 
 @pytest.mark.parametrize("name", CONSOLES)
