@@ -170,7 +170,7 @@ def test_a_build_that_is_killed_is_finished_by_the_next_to_the_same_kernel() -> 
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert under_way.exists()
-    until(lambda: not _makes(), 20, "make gone with kernloop")
+    until(lambda: not _makes(), 60, "make gone with kernloop")
     done = build()
     assert done.status == 0, done
     assert not under_way.exists()

@@ -59,7 +59,7 @@ def nothing_left(vm: VM) -> bool:
 def test_hogs_take_turns_and_the_figures_say_so(traced: VM, tmp_path: Path) -> None:
     job = traced.exec_background(["sh", "-c", HOGS])
     file = tmp_path / "hogs.pftrace"
-    value = kernloop("sched", "trace", "traced", "--seconds", "0.5", "--json", "--out", file, seconds=120).json
+    value = kernloop("sched", "trace", "traced", "--seconds", "2", "--json", "--out", file, seconds=120).json
     traced.kill(job)
     assert value["complete"], value["lost"]
     assert value["stopped"] == "time"

@@ -46,7 +46,7 @@ def judged(vm: VM) -> dict[str, Any]:
 def test_a_killed_supervisor_takes_all_with_it_and_its_clients_hear_of_it() -> None:
     vm = started("a")
     other = child(f"{CLIENT}\ntry: vm.exec(['sleep', '60'])\nexcept Exception as error: print(repr(error))", "a")
-    until(lambda: vm.info().facts["jobs"], 20, "the command runs")
+    until(lambda: vm.info().facts["jobs"], 60, "the command runs")
     os.kill(pids_of(vm.run)["supervisor"], signal.SIGKILL)
     until(lambda: not states(), CLEANED, "it is not listed any more")
     assert "has gone" in said(other)
@@ -75,7 +75,7 @@ def test_a_command_under_which_qemu_goes_is_lost_and_exits_125() -> None:
     vm = started()
 
     def end_qemu() -> None:
-        until(lambda: vm.info().facts["jobs"], 20, "the command runs")
+        until(lambda: vm.info().facts["jobs"], 60, "the command runs")
         os.kill(pids_of(vm.run)["qemu"], signal.SIGTERM)
 
     threading.Thread(target=end_qemu).start()
@@ -116,12 +116,12 @@ def test_a_qemu_that_stands_still_gives_no_answer_its_commands_end_by_their_dead
     vm = started("a")
     os.kill(pids_of(vm.run)["qemu"], signal.SIGSTOP)
     # kill(2) returns before the last thread of a busy process has come to a stop.
-    until(lambda: states() == {"a": "no answer"}, 10, "seen to stand still")
+    until(lambda: states() == {"a": "no answer"}, 60, "seen to stand still")
     result = vm.exec(["true"], timeout=1)
     assert (result.verdict, result.exit_code) == ("hang", 124)
     assert "does not answer" in result.summary
     os.kill(pids_of(vm.run)["qemu"], signal.SIGCONT)
-    until(lambda: states() == {"a": "running"}, 10, "seen to run again")
+    until(lambda: states() == {"a": "running"}, 60, "seen to run again")
     assert sh(vm, "echo on").stdout == b"on\n"
     os.kill(pids_of(vm.run)["qemu"], signal.SIGSTOP)
     assert vm.stop()["verdict"] == "pass"
@@ -147,7 +147,7 @@ def test_a_panic_is_the_verdict_of_the_command_and_of_the_run_and_the_guest_can_
     assert "sysrq_handle_crash" in result.summary
     assert result.next.startswith("kernloop report ")
     assert states() == {"a": "panicked"}
-    assert vm.wait_exit(timeout=10).state == "panicked"
+    assert vm.wait_exit(timeout=60).state == "panicked"
     assert vm.wait_report(timeout=0).matched
     with pytest.raises(HarnessError, match=r"has panicked: .*sysrq triggered crash"):
         vm.exec(["true"])
@@ -177,8 +177,8 @@ def test_an_oops_is_the_verdict_of_the_command_and_of_the_run_though_the_kernel_
 def test_an_nmi_makes_the_kernel_panic_with_a_backtrace() -> None:
     vm = started()
     cursor = vm.nmi()
-    assert vm.wait_for("Kernel panic - not syncing: NMI", since=cursor, timeout=20).matched
-    assert vm.wait_exit(timeout=10).state == "panicked"
+    assert vm.wait_for("Kernel panic - not syncing: NMI", since=cursor, timeout=60).matched
+    assert vm.wait_exit(timeout=60).state == "panicked"
     assert vm.stop()["verdict"] == "panic"
 
 
@@ -190,7 +190,7 @@ def test_a_guest_that_goes_by_itself_ends_its_vm(command: str, said_: str, verdi
     vm = started()
     result = sh(vm, f"{command}; sleep 30")
     assert (result.verdict, result.exit_code, result.summary) == ("lost", 125, said_)
-    assert vm.wait_exit(timeout=5).matched
+    assert vm.wait_exit(timeout=60).matched
     assert judged(vm)["verdict"] == verdict
     assert not states()
     check_nothing_left(vm.run)
@@ -201,7 +201,7 @@ def test_stopping_ends_commands_that_run_and_their_clients_are_told() -> None:
     results: list[client.ExecResult] = []
     thread = threading.Thread(target=lambda: results.append(vm.exec(["sleep", "60"])))
     thread.start()
-    until(lambda: vm.info().facts["jobs"], 10, "the command runs")
+    until(lambda: vm.info().facts["jobs"], 60, "the command runs")
     assert vm.stop()["verdict"] == "pass"
     thread.join(10)
     assert (results[0].verdict, results[0].summary) == ("lost", "the VM was ended: stopped")
@@ -211,7 +211,7 @@ def test_a_client_that_does_not_read_cannot_keep_a_vm_from_being_stopped() -> No
     vm = started("a")
     script = f"{CLIENT}\nimport time; vm.exec(['yes'], on_stdout=lambda data: time.sleep(1000))"
     stalled = child(script, "a")
-    until(lambda: vm.info().facts["jobs"], 20, "the command runs")
+    until(lambda: vm.info().facts["jobs"], 60, "the command runs")
     time.sleep(1)  # until more is written than anybody takes
     begun = time.monotonic()
     assert vm.stop()["verdict"] == "pass"
@@ -226,7 +226,7 @@ def test_a_vm_that_nobody_uses_stops_and_one_with_a_command_does_not() -> None:
     vm = started(idle=3.0)
     assert sh(vm, "sleep 4").verdict == "pass"
     number = vm.exec_background(["sleep", "4"])
-    assert vm.job(number, timeout=20) is not None
+    assert vm.job(number, timeout=60) is not None
     runs.wait_until_over(vm.run, 20)
     assert (judged(vm)["verdict"], judged(vm)["summary"]) == ("pass", "stopped: nobody used it for 3 s")
     check_nothing_left(vm.run)
@@ -344,18 +344,18 @@ def test_whatever_is_killed_at_any_moment_leaves_a_verdict_and_nothing_else(seed
         "while True: vm.exec(['dd', 'if=/dev/zero', 'bs=64k', 'count=20']); vm.snapshot('x')"
     )
     moment = begun + chance.uniform(0.5, 6)
-    until(lambda: time.monotonic() > moment, 10, "the moment")
+    until(lambda: time.monotonic() > moment, 60, "the moment")
     found = list(runs_dir().iterdir()) if runs_dir().exists() else []
     pids = [pid for run in found if events_of(run) for pid in pids_of(run).values()]
     victim = chance.choice([*pids, process.pid])
     os.kill(victim, signal.SIGKILL)
     if victim != process.pid:
-        until(lambda: process.poll() is not None, 20, "its client is told")
+        until(lambda: process.poll() is not None, 60, "its client is told")
     process.kill()
     process.communicate()
     for run in list(runs_dir().iterdir()) if runs_dir().exists() else []:
         if victim == process.pid and runs.is_live(run) and "serving" in str(events_of(run)):
-            until(partial(idle, VM("x", run)), 10, "its command is killed")
+            until(partial(idle, VM("x", run)), 60, "its command is killed")
             VM("x", run).stop()
         assert runs.wait_for_verdict(run, CLEANED + 5)["verdict"] in ("pass", "lost", "infra")
         check_nothing_left(run)

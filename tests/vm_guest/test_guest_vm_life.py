@@ -99,7 +99,7 @@ def test_input_that_cannot_be_read_is_said_and_ends_the_command(vm: VM) -> None:
 
     with pytest.raises(HarnessError, match="the pipe burst"):
         vm.exec(["cat"], stdin=broken())
-    until(lambda: "running" not in vm.info().facts["jobs"].values(), 5, "the command is killed")
+    until(lambda: "running" not in vm.info().facts["jobs"].values(), 60, "the command is killed")
 
 
 def test_a_client_that_stalls_makes_its_command_wait_and_loses_nothing(vm: VM) -> None:
@@ -146,12 +146,12 @@ def test_a_client_that_is_killed_takes_its_command_with_it_and_the_vm_lives(vm: 
     )
     before = len(vm.info().facts["jobs"])
     process = child(script, vm.run)
-    job = until(lambda: [n for n in vm.info().facts["jobs"] if int(n) > before], 20, "the command runs")[0]
+    job = until(lambda: [n for n in vm.info().facts["jobs"] if int(n) > before], 60, "the command runs")[0]
     if stdin != "None":
         time.sleep(1)  # until the window is full and nobody reads from the client any more
     process.kill()
     process.communicate()
-    result = vm.job(int(job), timeout=3)
+    result = vm.job(int(job), timeout=60)
     assert result is not None
     assert result.status == -signal.SIGKILL
     assert sh(vm, "pidof sleep").stdout == b""
@@ -159,7 +159,7 @@ def test_a_client_that_is_killed_takes_its_command_with_it_and_the_vm_lives(vm: 
 
 def test_a_background_job_goes_on_and_its_output_can_be_read_piece_by_piece(vm: VM) -> None:
     number = vm.exec_background(["sh", "-c", "for i in $(seq 300); do echo line $i; done; echo oh >&2; exit 5"])
-    result = vm.job(number, timeout=30)
+    result = vm.job(number, timeout=60)
     assert result is not None
     assert (result.status, result.stderr) == (5, b"oh\n")
     pieces, cursor, more = [], 0, True
@@ -203,7 +203,7 @@ def test_many_commands_at_once_do_not_mix(vm: VM) -> None:
 def test_console_bytes_come_as_they_are_and_cursors_are_exact(vm: VM) -> None:
     cursor = vm.console(since=-1).cursor
     sh(vm, "printf 'caf\\303\\251 \\377\\376 \\303\\n' > /dev/ttyS0")
-    assert vm.wait_for("caf", since=cursor, timeout=10).matched
+    assert vm.wait_for("caf", since=cursor, timeout=60).matched
     pieces, at = [], cursor
     while piece := vm.console(since=at, limit=1).data:
         pieces.append(piece)
@@ -216,7 +216,7 @@ def test_console_bytes_come_as_they_are_and_cursors_are_exact(vm: VM) -> None:
 def test_grep_of_the_console_goes_on_behind_lines_longer_than_the_limit(vm: VM) -> None:
     cursor = vm.console(since=-1).cursor
     sh(vm, "for i in 1 2 3; do echo want-$i-xxxxxxxxxxxxxxxxxxxxxxxxxxxx; echo other; done > /dev/ttyS0")
-    assert vm.wait_for("want-3.*\n?", since=cursor, timeout=10).matched
+    assert vm.wait_for("want-3.*\n?", since=cursor, timeout=60).matched
     found = []
     while True:
         piece = vm.console(since=cursor, limit=8, grep="want")
@@ -233,7 +233,7 @@ def test_a_wait_sees_a_line_that_is_there_and_one_that_comes_also_without_its_en
     assert not vm.wait_for("^prompt> $", since=cursor, timeout=0.2).matched
     vm.exec_background(["sh", "-c", "sleep 0.5; printf 'prompt> ' > /dev/ttyS0"])
     begun = time.monotonic()
-    found = vm.wait_for("^prompt> $", since=cursor, timeout=20)
+    found = vm.wait_for("^prompt> $", since=cursor, timeout=60)
     assert found.matched
     assert time.monotonic() - begun < 10
     sh(vm, "echo > /dev/ttyS0")
@@ -246,7 +246,7 @@ def test_each_of_many_that_wait_is_told(vm: VM) -> None:
     found: list[bool] = []
 
     def wait(number: int) -> None:
-        found.append(vm.wait_for(f"^for-{number}\\b", since=cursor, timeout=30).matched)
+        found.append(vm.wait_for(f"^for-{number}\\b", since=cursor, timeout=60).matched)
 
     threads = [threading.Thread(target=wait, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -260,9 +260,9 @@ def test_each_of_many_that_wait_is_told(vm: VM) -> None:
 def test_a_warning_of_the_kernel_is_found_by_a_wait_and_named_by_the_command_under_it(vm: VM) -> None:
     number = vm.exec_background(["sh", "-c", f"sleep 3; echo '{WARNING}' > /dev/kmsg; sleep 0.5"])
     # New is what comes after this has been asked.
-    found = vm.wait_report(timeout=20, new=True)
+    found = vm.wait_report(timeout=60, new=True)
     assert found.matched
-    result = vm.job(number, timeout=20)
+    result = vm.job(number, timeout=60)
     assert result is not None
     assert (result.verdict, result.exit_code, result.reports) == ("pass", 0, (found.line,))
     assert result.summary == f"exit 0; the kernel reported: {found.line}"
@@ -298,7 +298,7 @@ def test_a_paused_vm_stands_still_and_refuses_commands_until_it_goes_on(vm: VM) 
 def test_a_deadline_that_passes_while_the_vm_is_paused_says_so(vm: VM) -> None:
     number = vm.exec_background(["sleep", "600"], timeout=3)
     vm.pause()
-    result = vm.job(number, timeout=20)
+    result = vm.job(number, timeout=60)
     vm.resume()
     assert result is not None
     assert (result.verdict, "the VM is paused" in result.summary) == ("hang", True)

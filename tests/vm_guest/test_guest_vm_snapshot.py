@@ -223,7 +223,7 @@ def test_jobs_that_ran_when_a_vm_was_saved_go_on_in_its_copies_and_disturb_none(
     chatty = vm.exec_background(["sh", "-c", "while :; do echo chatter chatter chatter; echo more >&2; done"])
     feeding = threading.Thread(target=lambda: vm.exec(["cat"], stdin=(bytes(100_000) for _ in range(200))))
     feeding.start()
-    until(lambda: len(vm.info().facts["jobs"]) == 3, 10, "all run")
+    until(lambda: len(vm.info().facts["jobs"]) == 3, 60, "all run")
     for round_ in range(2):
         vm.snapshot("busy")
         copy = client.start(VmRequest(name="copy", tag="busy"))
@@ -329,7 +329,7 @@ def test_a_vm_that_hangs_or_goes_while_it_is_saved_leaves_no_half_of_it() -> Non
 
     thread = threading.Thread(target=save)
     thread.start()
-    until(lambda: list(state_dir().glob("vms/.t.*/state")), 20, "it is being saved")
+    until(lambda: list(state_dir().glob("vms/.t.*/state")), 60, "it is being saved")
     with pytest.raises(HarnessError, match="busy: saving it as t"):
         vm.snapshot("u")
     os.kill(pids_of(vm.run)["qemu"], signal.SIGKILL)

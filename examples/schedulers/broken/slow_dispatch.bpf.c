@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Mistake: too much work in ops.dispatch(): it runs with the CPU's lock held
- *          and interrupts off.
+ * Mistake: too much work in ops.dispatch(), now and then: it runs with the
+ *          CPU's lock held and interrupts off.
  *
  * Result:  test-failed, by rt-dl: even a deadline task, which the scheduler has
  *          no say in, comes too late.
@@ -15,10 +15,11 @@ char _license[] SEC("license") = "GPL";
 
 UEI_DEFINE(uei);
 
-static u64 score;
+static u64 score, next_look;
 
 #define SHARED_DSQ	0
 #define SLICE_NS	(20 * 1000 * 1000ULL)
+#define LOOK_EVERY_NS	(250 * 1000 * 1000ULL)
 
 s32 BPF_STRUCT_OPS(slow_dispatch_select_cpu, struct task_struct *p,
 		   s32 prev_cpu, u64 wake_flags)
@@ -48,11 +49,15 @@ void BPF_STRUCT_OPS(slow_dispatch_enqueue, struct task_struct *p, u64 enq_flags)
 
 void BPF_STRUCT_OPS(slow_dispatch_dispatch, s32 cpu, struct task_struct *prev)
 {
+	u64 now = bpf_ktime_get_ns();
 	u32 i;
 
-	/* BUG: twenty milliseconds in which this CPU hears nobody. */
-	bpf_for(i, 0, 100000)
-		score += i ^ cpu;
+	/* BUG: tens of milliseconds in which this CPU hears nobody. */
+	if (time_before(next_look, now)) {
+		next_look = now + LOOK_EVERY_NS;
+		bpf_for(i, 0, 300000)
+			score += i ^ cpu;
+	}
 	scx_bpf_dsq_move_to_local(SHARED_DSQ, 0);
 }
 
