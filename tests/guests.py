@@ -15,7 +15,8 @@ from kernloop.host import toolset
 from kernloop.kernel import refs
 from kernloop.vm import initramfs, vng
 from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
-from kernloop.vm.machine import Job, Machine, start
+from kernloop.vm.machine import Job, Machine
+from kernloop.vm.qemu import start
 from kernloop.vm.session import GUEST_ENV
 from kernloop.vm.share import HOSTED_ENV, Share
 from kernloop.vm.topology import Topology

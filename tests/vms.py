@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kernloop.host.paths import cache_dir, state_dir
 from kernloop.vm import client
+from kernloop.vm.answers import ExecResult
 from kernloop.vm.client import VM
 from kernloop.vm.request import VmRequest, live
 from support import alive, events_of, processes_naming, until
@@ -69,7 +70,7 @@ def stop_all() -> None:
         VM(str(spec.get("subject")), path).stop()
 
 
-def sh(vm: VM, script: str, *, timeout: float = 60.0) -> client.ExecResult:
+def sh(vm: VM, script: str, *, timeout: float = 60.0) -> ExecResult:
     return vm.exec(["sh", "-c", script], timeout=timeout)
 
 

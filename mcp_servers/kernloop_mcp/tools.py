@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from kernloop.errors import HarnessError
 from kernloop.host import progress
-from kernloop.vm.client import ConsolePiece
+from kernloop.vm.pieces import ConsolePiece
 
 __all__ = ["CALL_SECONDS", "Server", "Work", "Works", "answer", "decoded", "tool", "within"]
 

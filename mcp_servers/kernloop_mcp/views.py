@@ -13,6 +13,7 @@ from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel import debian, refs
 from kernloop.kernel.kernel import FACTS, Kernel
 from kernloop.vm import client
+from kernloop.vm.answers import VmInfo
 from kernloop_mcp.tools import answer, decoded, in_tools
 
 __all__ = [
@@ -39,7 +40,7 @@ def again(doing: str) -> CallToolResult:
     return answer(state="under way", doing=doing, next="the same call again waits for it")
 
 
-def vm_row(info: client.VmInfo) -> dict[str, Any]:
+def vm_row(info: VmInfo) -> dict[str, Any]:
     facts = info.facts
     running = [int(number) for number, state in facts.get("jobs", {}).items() if state == "running"]
     return {

@@ -23,6 +23,7 @@ from kernloop import __version__, runs
 from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel import refs
 from kernloop.vm import client, saved, topology
+from kernloop.vm.pieces import read_console
 from kernloop.vm.request import IDLE_SECONDS, VmRequest, check_name
 from kernloop_mcp import views
 from kernloop_mcp.detached import Detached
@@ -199,7 +200,7 @@ class Tools:
         """Serial console, also of one that ended."""
         path = await asyncio.to_thread(_console_of, name)
         begin = 0 if grep and since == -OUTPUT_BYTES else since
-        piece = await asyncio.to_thread(client.read_console, path, since=begin, limit=bytes, grep=grep)
+        piece = await asyncio.to_thread(read_console, path, since=begin, limit=bytes, grep=grep)
         text, cursor = (decoded(piece)[0], piece.cursor) if grep else decoded(piece)
         return answer(cursor=cursor, more=piece.more, start=piece.start, text=text)
 
@@ -359,7 +360,7 @@ def server() -> Server:
 
 def _console(name: str) -> str:
     try:
-        return decoded(client.read_console(_console_of(name), since=-16384))[0]
+        return decoded(read_console(_console_of(name), since=-16384))[0]
     except HarnessError as error:
         raise ResourceNotFoundError(error.message) from None
 

@@ -19,7 +19,7 @@ from kernloop import runs
 from kernloop.errors import HarnessError
 from kernloop.present import outcome_json
 from kernloop.verdict import Evidence, Outcome, Verdict
-from kernloop.vm.client import ConsolePiece
+from kernloop.vm.pieces import ConsolePiece
 from kernloop_mcp import tools
 from support import ROOT, kernloop, start
 

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernloop.errors import UsageError
-from kernloop.vm import client
-from kernloop.vm.server import _search
+from kernloop.vm.pieces import read_console, search
 
 LOGS = st.lists(st.sampled_from([b"a", b"want", b"\n", b"\r\n", b"\xff\xfe", b"x" * 50])).map(b"".join)
 
@@ -29,7 +28,7 @@ def test_pieces_of_any_size_are_the_console(log: bytes, limit: int) -> None:
     with run_with(log) as folder:
         data, cursor, more = b"", 0, True
         while more:
-            piece = client.read_console(Path(folder), since=cursor, limit=limit)
+            piece = read_console(Path(folder), since=cursor, limit=limit)
             assert (piece.start, piece.cursor) == (cursor, cursor + len(piece.data))
             assert len(piece.data) <= limit
             data, cursor, more = data + piece.data, piece.cursor, piece.more
@@ -41,7 +40,7 @@ def test_grep_tells_each_line_that_fits_once_whatever_the_limit(log: bytes, limi
     with run_with(log) as folder:
         found, cursor, more = b"", 0, True
         for _ in range(len(log) + 2):
-            piece = client.read_console(Path(folder), since=cursor, limit=limit, grep="want")
+            piece = read_console(Path(folder), since=cursor, limit=limit, grep="want")
             assert len(piece.data) <= limit
             found, cursor, more = found + piece.data, piece.cursor, piece.more
             if not more:
@@ -55,7 +54,7 @@ def test_grep_tells_each_line_that_fits_once_whatever_the_limit(log: bytes, limi
 @given(LOGS, st.integers(-300, 300))
 def test_reading_from_the_end_or_beyond_it_stays_within_the_console(log: bytes, since: int) -> None:
     with run_with(log) as folder:
-        piece = client.read_console(Path(folder), since=since, limit=1 << 20)
+        piece = read_console(Path(folder), since=since, limit=1 << 20)
         assert piece.data == (log[max(len(log) + since, 0) :] if since < 0 else log[since:])
         assert piece.cursor == len(log)
 
@@ -64,7 +63,7 @@ def test_reading_from_the_end_or_beyond_it_stays_within_the_console(log: bytes, 
 def test_a_search_goes_on_from_its_cursor_and_finds_every_line(log: bytes) -> None:
     with run_with(log) as folder:
         found, cursor = [], 0
-        while (at := _search(Path(folder) / "console.log", re.compile(b"want"), cursor))["matched"]:
+        while (at := search(Path(folder) / "console.log", re.compile(b"want"), cursor))["matched"]:
             assert at["cursor"] > cursor
             cursor = at["cursor"]
             found.append(at["line"])
@@ -75,6 +74,6 @@ def test_a_search_goes_on_from_its_cursor_and_finds_every_line(log: bytes) -> No
 def test_a_pattern_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "console.log").write_bytes(b"")
     with pytest.raises(UsageError, match="no regular expression"):
-        client.read_console(tmp_path, grep="(")
+        read_console(tmp_path, grep="(")
     with pytest.raises(UsageError, match="there is no"):
-        client.read_console(tmp_path / "none")
+        read_console(tmp_path / "none")

@@ -20,8 +20,9 @@ from kernloop.vm.frames import run_request
 from kernloop.vm.guest import Guest
 from kernloop.vm.handover import blob
 from kernloop.vm.initramfs import Payload
-from kernloop.vm.session import GUEST_ENV, Command, attend, watch
+from kernloop.vm.session import GUEST_ENV
 from kernloop.vm.topology import Topology
+from kernloop.vm.watch import Command, attend, watch
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 

@@ -20,6 +20,7 @@ import pytest
 from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
 from kernloop.vm import client
+from kernloop.vm.answers import ExecResult
 from kernloop.vm.client import VM
 from kernloop.vm.request import VmRequest
 from support import alive, child, events_of, keeper_of, processes_naming, runs_dir, said, until
@@ -198,7 +199,7 @@ def test_a_guest_that_goes_by_itself_ends_its_vm(command: str, said_: str, verdi
 
 def test_stopping_ends_commands_that_run_and_their_clients_are_told() -> None:
     vm = started()
-    results: list[client.ExecResult] = []
+    results: list[ExecResult] = []
     thread = threading.Thread(target=lambda: results.append(vm.exec(["sleep", "60"])))
     thread.start()
     until(lambda: vm.info().facts["jobs"], 60, "the command runs")

@@ -19,6 +19,7 @@ import pytest
 from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
 from kernloop.vm import client, wire
+from kernloop.vm.answers import ExecResult
 from kernloop.vm.client import VM
 from kernloop.vm.request import VmRequest
 from support import child, said, until
@@ -186,7 +187,7 @@ def test_a_background_job_can_be_killed_and_one_that_is_not_there_is_a_usage_err
 
 
 def test_many_commands_at_once_do_not_mix(vm: VM) -> None:
-    found: dict[int, client.ExecResult] = {}
+    found: dict[int, ExecResult] = {}
 
     def run(number: int) -> None:
         found[number] = sh(vm, f"for i in $(seq 200); do echo {number}; done; exit {number}")

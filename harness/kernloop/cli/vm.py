@@ -15,6 +15,7 @@ from kernloop.cli.vm_shared import NameArgument, told
 from kernloop.errors import UsageError
 from kernloop.kernel.refs import DEFAULT
 from kernloop.vm import client, saved, topology
+from kernloop.vm.answers import VmInfo
 from kernloop.vm.argv import DEFAULT_SHIFT
 from kernloop.vm.request import IDLE_SECONDS, VmRequest
 
@@ -195,11 +196,11 @@ def stop(
                 out.print(f"{escape(name)}  {mark(verdict['verdict'])}  {escape(verdict['summary'])}")
 
 
-def _row(info: client.VmInfo) -> dict[str, Any]:
+def _row(info: VmInfo) -> dict[str, Any]:
     return {"name": info.name, "run": str(info.run), **info.facts, "state": info.state}
 
 
-def _seconds(info: client.VmInfo) -> str:
+def _seconds(info: VmInfo) -> str:
     return "  ".join(f"{name} {seconds:.2f} s" for name, seconds in info.facts["times"].items())
 
 

@@ -15,6 +15,7 @@ import typer
 from kernloop.cli.output import JsonFlag, err, escape, mark, out, print_json
 from kernloop.cli.vm_shared import NameArgument, done, told, writer
 from kernloop.vm import client
+from kernloop.vm.answers import ExecResult
 
 __all__ = ["exec_", "job", "pull", "push"]
 
@@ -132,7 +133,7 @@ def pull(
         done(as_json, "kernloop.vm-pull/1", source=source, target=str(target))
 
 
-def _tell_result(result: client.ExecResult, as_json: bool, schema: str) -> None:
+def _tell_result(result: ExecResult, as_json: bool, schema: str) -> None:
     if as_json:
         value = dataclasses.asdict(result)
         value["folder"] = str(result.folder)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from drgn import Program
 
 from kernloop.errors import HarnessError
-from kernloop.vm.client import GuestMemory
+from kernloop.vm.answers import GuestMemory
 from kernloop.vm.ram import Ram, note_in
 
 __all__ = ["add_direct_map", "add_image", "add_memory", "find_vmcoreinfo"]

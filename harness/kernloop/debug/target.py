@@ -31,7 +31,8 @@ from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel import debugfiles
 from kernloop.sched.obj.btf import Btf, BtfError
 from kernloop.vm import kallsyms
-from kernloop.vm.client import VM, GuestMemory
+from kernloop.vm.answers import GuestMemory
+from kernloop.vm.client import VM
 from kernloop.vm.kallsyms import Symbols
 
 __all__ = ["Dwarf", "Target", "about", "look_again", "of_memory", "open_core", "open_live"]

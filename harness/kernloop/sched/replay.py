@@ -23,7 +23,8 @@ from kernloop.vm import guests, recipe
 from kernloop.vm.guest import Guest
 from kernloop.vm.judge import unjudged
 from kernloop.vm.recipe import Recipe
-from kernloop.vm.session import Command, End, Watched, attend, watch
+from kernloop.vm.session import End, Watched
+from kernloop.vm.watch import Command, attend, watch
 
 __all__ = ["SCHEMA", "Replay", "execute", "machine_of"]
 

@@ -25,7 +25,7 @@ from kernloop.vm import handover, recipe
 from kernloop.vm.argv import ERST
 from kernloop.vm.frames import with_option
 from kernloop.vm.guest import Guest
-from kernloop.vm.session import Command, attend, watch
+from kernloop.vm.watch import Command, attend, watch
 
 __all__ = ["TestReplay", "Told", "again"]
 

@@ -28,8 +28,9 @@ from kernloop.vm.frames import run_request
 from kernloop.vm.guest import Guest
 from kernloop.vm.handover import blob
 from kernloop.vm.judge import with_vmcore
-from kernloop.vm.session import GUEST_ENV, Command, Session, attend, watch
+from kernloop.vm.session import GUEST_ENV, Session
 from kernloop.vm.topology import Topology
+from kernloop.vm.watch import Command, attend, watch
 
 __all__ = ["DEFAULT_SHIFT", "MAX_WATCHDOG", "SCHEMA", "Made", "Request", "execute", "make", "start"]
 

@@ -21,7 +21,7 @@ from kernloop.host.paths import cache_dir
 from kernloop.kernel.kernel import Kernel
 from kernloop.vm import initramfs
 from kernloop.vm.argv import Channels, MachineSpec, Start, qemu_argv
-from kernloop.vm.machine import start
+from kernloop.vm.qemu import start
 from kernloop.vm.topology import Topology
 
 __all__ = ["Accelerator", "prove", "remembered"]

@@ -15,9 +15,10 @@ from kernloop.runs import Run
 from kernloop.vm import accel, guests, pstore
 from kernloop.vm.argv import MachineSpec, VirtualTime
 from kernloop.vm.guest import Guest
-from kernloop.vm.session import GUEST_ENV, Session, attend, hosted
+from kernloop.vm.session import GUEST_ENV, Session
 from kernloop.vm.share import HOSTED_ENV, Share
 from kernloop.vm.topology import Topology
+from kernloop.vm.watch import attend, hosted
 
 __all__ = ["BACKENDS", "KGDB_HINT", "Backend", "backend", "missing_kgdb"]
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import select
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -30,21 +29,17 @@ from kernloop.host import bytecode, process
 from kernloop.host.cache import exclusive
 from kernloop.host.paths import runs_dir
 from kernloop.vm import copy, ssh, wire
+from kernloop.vm.answers import ExecResult, GuestMemory, Matched, VmInfo, exec_result
 from kernloop.vm.frames import run_request
+from kernloop.vm.pieces import ConsolePiece, compiled, piece, read_console
 from kernloop.vm.ram import Ram
 from kernloop.vm.request import VERB, VmRequest, live
 
 __all__ = [
     "VM",
-    "ConsolePiece",
-    "ExecResult",
-    "GuestMemory",
-    "Matched",
-    "VmInfo",
     "find",
     "last",
     "listing",
-    "read_console",
     "said",
     "start",
 ]
@@ -72,76 +67,6 @@ _STREAMS = ("stdout", "stderr")
 
 def _ignore(told: object) -> None:
     pass
-
-
-@dataclass(frozen=True)
-class ExecResult:
-    """How a command ended, and the last of what it wrote.
-
-    `status` is its own exit code (negative: a signal), `exit_code` what `vm exec` exits with, `folder` has all output.
-    """
-
-    job: int
-    verdict: str
-    summary: str
-    next: str
-    status: int | None
-    exit_code: int
-    seconds: float
-    reports: tuple[str, ...]
-    stdout: bytes
-    stderr: bytes
-    folder: Path
-
-
-@dataclass(frozen=True)
-class ConsolePiece:
-    """Bytes of a console from `start` on; go on at `cursor`. `more` when there is more already."""
-
-    data: bytes
-    start: int
-    cursor: int
-    more: bool
-
-    @property
-    def text(self) -> str:
-        return self.data.decode(errors="replace")
-
-
-@dataclass(frozen=True)
-class Matched:
-    """What a wait came to: the line, or `state` of the VM when there was none; go on at `cursor`."""
-
-    matched: bool
-    line: str
-    cursor: int
-    state: str
-
-
-@dataclass(frozen=True)
-class GuestMemory:
-    """`file` is QEMU's memory, which has the guest's where `ram` says; `vmcoreinfo` b"" when the kernel told none.
-
-    `state` is the VM's, `held` whether it stands still for us, `registers` what QEMU's monitor says of the CPUs'.
-    """
-
-    file: int
-    ram: tuple[Ram, ...]
-    vmcoreinfo: bytes
-    state: str
-    held: bool
-    registers: str = ""
-
-
-@dataclass(frozen=True)
-class VmInfo:
-    """A VM as `vm list` shows it. `state`: running, paused, in-gdb, in-kgdb, panicked, hung, starting, ending, or no
-    answer (its supervisor or QEMU hangs, or was stopped by a signal)."""
-
-    name: str
-    run: Path
-    state: str
-    facts: Mapping[str, Any]
 
 
 class VM:
@@ -213,7 +138,7 @@ class VM:
                 if feeder and feeder.failed:
                     raise HarnessError(f"the command's input cannot be read: {feeder.failed}") from None
                 raise
-        return _exec_result(_answer(message), self.run, bytes(kept["out"]), bytes(kept["err"]))
+        return exec_result(_answer(message), self.run, bytes(kept["out"]), bytes(kept["err"]))
 
     def exec_background(
         self,
@@ -232,7 +157,7 @@ class VM:
         result = self._ask("job", seconds=timeout + _ANSWER_SECONDS, job=number, timeout=timeout)
         if result.pop("running"):
             return None
-        return _exec_result(
+        return exec_result(
             result, self.run, *(self.output(number, name, since=-keep, limit=keep).data for name in _STREAMS)
         )
 
@@ -244,7 +169,7 @@ class VM:
         """What job `number` wrote to `stream` (stdout, stderr), from byte `since` on."""
         if stream not in _STREAMS:
             raise UsageError(f"a job has no {stream!r}", hint=" or ".join(_STREAMS))
-        return _piece(self.run / "jobs" / str(number) / stream, since, limit)
+        return piece(self.run / "jobs" / str(number) / stream, since, limit)
 
     def console(self, *, since: int = 0, limit: int = 16384, grep: str = "") -> ConsolePiece:
         """`limit` bytes of the console from byte `since` on (negative: from the end); `grep` keeps lines that fit."""
@@ -252,7 +177,7 @@ class VM:
 
     def wait_for(self, pattern: str, *, since: int = 0, timeout: float = 50.0) -> Matched:
         """The first console line after byte `since` that fits the regular expression `pattern`."""
-        _compiled(pattern)
+        compiled(pattern)
         return self._wait("pattern", pattern, since, timeout)
 
     def wait_report(self, *, timeout: float = 50.0, new: bool = False) -> Matched:
@@ -531,69 +456,12 @@ def _ends(path: Path) -> bool:
     return not (path / wire.SOCKET).exists() and any(entry.get("event") == "serving" for entry in runs.timeline(path))
 
 
-def read_console(run: Path, *, since: int = 0, limit: int = 16384, grep: str = "") -> ConsolePiece:
-    """A piece of the console of the run at `run`, which may be over; see VM.console."""
-    piece = _piece(run / "console.log", since, limit if not grep else sys.maxsize)
-    if not grep:
-        return piece
-    wanted = _compiled(grep)
-    lines = piece.data.splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n") and runs.is_live(run):
-        lines.pop()  # its rest is still to come
-    kept = bytearray()
-    at = piece.start
-    for text in lines:
-        if wanted.search(text.rstrip(b"\r\n")):
-            if kept and len(kept) + len(text) > limit:
-                return ConsolePiece(bytes(kept), piece.start, at, True)
-            kept += text[:limit]
-        at += len(text)
-    return ConsolePiece(bytes(kept), piece.start, at, False)
-
-
-def _compiled(pattern: str) -> re.Pattern[bytes]:
-    try:
-        return re.compile(pattern.encode())
-    except re.error as error:
-        raise UsageError(
-            f"{pattern!r} is no regular expression: {error}", hint="escape ( [ * with a backslash"
-        ) from None
-
-
-def _piece(file: Path, since: int, limit: int) -> ConsolePiece:
-    try:
-        with file.open("rb") as source:
-            size = source.seek(0, os.SEEK_END)
-            begin = max(size + since, 0) if since < 0 else min(since, size)
-            source.seek(begin)
-            data = source.read(max(0, min(limit, size - begin)))
-    except FileNotFoundError:
-        raise UsageError(f"there is no {file}", hint="kernloop vm list") from None
-    return ConsolePiece(data, begin, begin + len(data), begin + len(data) < size)
-
-
 def _answer(message: dict[str, Any]) -> dict[str, Any]:
     if "error" in message:
         raise wire.raised(message["error"])
     result = message["result"]
     assert isinstance(result, dict)
     return result
-
-
-def _exec_result(result: dict[str, Any], run: Path, stdout: bytes, stderr: bytes) -> ExecResult:
-    return ExecResult(
-        result["job"],
-        result["verdict"],
-        result["summary"],
-        result["next"],
-        result["status"],
-        result["exit_code"],
-        result["seconds"],
-        tuple(result["reports"]),
-        stdout,
-        stderr,
-        run / "jobs" / str(result["job"]),
-    )
 
 
 # Sends `pieces` to the command while the other side is read: one that filters answers before it has all.

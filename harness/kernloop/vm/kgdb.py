@@ -21,7 +21,7 @@ from kernloop.errors import HarnessError, UsageError
 from kernloop.kernel import debugfiles
 from kernloop.vm import kdb
 from kernloop.vm.gdb_in_tmux import Gdb
-from kernloop.vm.machine import KGDB
+from kernloop.vm.qemu import KGDB
 from kernloop.vm.session import Session
 from kernloop.vm.stuck import in_debugger, look
 

@@ -14,15 +14,16 @@ from kernloop.kernel import refs
 from kernloop.kernel.kernel import Kernel
 from kernloop.runs import Run
 from kernloop.verdict import Outcome, Verdict
-from kernloop.vm import cpio, initramfs, session
+from kernloop.vm import cpio, initramfs
 from kernloop.vm.argv import DEFAULT_SHIFT, VirtualTime
 from kernloop.vm.backends import backend
 from kernloop.vm.frames import run_request
 from kernloop.vm.handover import blob
 from kernloop.vm.judge import judge_machine, reports, unjudged, with_vmcore
-from kernloop.vm.session import Watched
+from kernloop.vm.session import GUEST_ENV, Watched
 from kernloop.vm.share import Share
 from kernloop.vm.topology import Topology
+from kernloop.vm.watch import Command, watch
 
 __all__ = ["SCHEMA", "Request", "execute"]
 
@@ -64,7 +65,7 @@ def execute(
 ) -> Outcome:
     """Run it. `say` gets a word on what is being done. Raises HarnessError for what fails before QEMU runs."""
     # What the caller got wrong is said before anything large is fetched.
-    job = run_request(request.argv, cwd="/root", env=session.GUEST_ENV)
+    job = run_request(request.argv, cwd="/root", env=GUEST_ENV)
     files = [initramfs.Payload(file, f"/root/{file.name}") for file in request.files]
     virtual = None if request.seed is None else VirtualTime(request.shift)
     # In virtual time the job is handed over with the files: a message would come at a time of the host's.
@@ -99,7 +100,7 @@ def execute(
 
             return take
 
-        command = session.Command(
+        command = Command(
             () if virtual else request.argv,
             request.timeout,
             tee("stdout", on_stdout),
@@ -109,7 +110,7 @@ def execute(
             request.dump,
         )
         started = made.attend(blob(archive, seed=request.seed), run, cold=request.cold)
-        watched = asyncio.run(session.watch(started, run, command, real_time=virtual is None))
+        watched = asyncio.run(watch(started, run, command, real_time=virtual is None))
     return _judge(request, kernel, run, watched)
 
 

@@ -33,8 +33,9 @@ from kernloop.vm.handover import blob
 from kernloop.vm.judge import judge_machine, reports, unjudged, with_vmcore
 from kernloop.vm.request import VERB, VmRequest, reserved
 from kernloop.vm.server import Server
-from kernloop.vm.session import BOOT_SECONDS, End, Session, resume
+from kernloop.vm.session import BOOT_SECONDS, End, Session
 from kernloop.vm.share import Share
+from kernloop.vm.watch import resume
 
 __all__ = ["SCHEMA", "main"]
 

@@ -16,7 +16,7 @@ from kernloop.debug.questions.told import By, tree_of
 from kernloop.errors import UsageError
 from kernloop.vm import client
 from kernloop.vm.client import VM
-from kernloop.vm.machine import KGDB
+from kernloop.vm.qemu import KGDB
 
 __all__ = ["ACTS", "Act", "Standing", "steer"]
 

@@ -36,7 +36,8 @@ from kernloop.errors import HarnessError, UsageError
 from kernloop.host import owned
 from kernloop.sched.obj.btf import BtfError
 from kernloop.vm import wire
-from kernloop.vm.client import VM, GuestMemory
+from kernloop.vm.answers import GuestMemory
+from kernloop.vm.client import VM
 
 __all__ = ["main"]
 
