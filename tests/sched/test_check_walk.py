@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernloop.sched.check.symbols import Sym, compute, range_of, signed
-from kernloop.sched.check.walk import Trace, Walker
+from kernloop.sched.check.trace import Trace
+from kernloop.sched.check.walk import Walker
 from kernloop.sched.obj import decode
 from kernloop.sched.obj.decode import DecodeError, Known
 from kernloop.sched.obj.model import Call, Program, SchedObject

@@ -15,7 +15,7 @@ from typing import Literal
 from kernloop.sched.check import kfuncs
 from kernloop.sched.check.finding import Level
 from kernloop.sched.check.scene import Scene
-from kernloop.sched.check.walk import Trace
+from kernloop.sched.check.trace import Trace
 from kernloop.sched.obj.btf import Btf
 from kernloop.sched.obj.kernel import KernelTypes
 from kernloop.sched.obj.model import Core, Program, SchedObject, essential, plain

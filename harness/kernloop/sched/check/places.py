@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kernloop.sched.check.inlined import Calls, inlined_calls
 from kernloop.sched.check.state import Path as Path_
-from kernloop.sched.check.walk import Event
+from kernloop.sched.check.trace import Event
 from kernloop.sched.obj.model import Line, OpsTable, Program, SchedObject
 
 __all__ = ["Places"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kernloop.sched.check.finding import Finding, Level, Place
 from kernloop.sched.check.scene import Scene
 from kernloop.sched.check.table import rules
-from kernloop.sched.check.walk import Event
+from kernloop.sched.check.trace import Event
 from kernloop.sched.obj.model import Line, Program
 
 __all__ = ["Report"]

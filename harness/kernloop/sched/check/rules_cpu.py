@@ -7,7 +7,7 @@ from kernloop.sched.check import calls
 from kernloop.sched.check.report import Report
 from kernloop.sched.check.scene import Scene, Use
 from kernloop.sched.check.symbols import Sym, Value, parts, signed
-from kernloop.sched.check.walk import Event
+from kernloop.sched.check.trace import Event
 
 __all__ = ["affinity", "migration"]
 

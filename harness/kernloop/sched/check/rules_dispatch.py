@@ -7,7 +7,7 @@ from kernloop.sched.check.dsq import dsqs
 from kernloop.sched.check.report import Report
 from kernloop.sched.check.scene import Scene
 from kernloop.sched.check.symbols import Sym, Value, compute
-from kernloop.sched.check.walk import Event, Trace
+from kernloop.sched.check.trace import Event, Trace
 from kernloop.sched.obj.model import Block, Program
 
 __all__ = ["batch", "kthreads_last"]

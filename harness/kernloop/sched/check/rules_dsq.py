@@ -7,7 +7,7 @@ from kernloop.sched.check.dsq import Dsq, covered
 from kernloop.sched.check.finding import Level
 from kernloop.sched.check.report import Report
 from kernloop.sched.check.scene import Scene, Use
-from kernloop.sched.check.walk import Event
+from kernloop.sched.check.trace import Event
 
 __all__ = ["created_twice", "mixed_order", "never_consumed", "uncreated", "vtime_builtin"]
 

@@ -8,7 +8,7 @@ from kernloop.sched.check.kfuncs import callers
 from kernloop.sched.check.report import Report
 from kernloop.sched.check.scene import Scene
 from kernloop.sched.check.symbols import Sym, Value, bits, parts
-from kernloop.sched.check.walk import Event
+from kernloop.sched.check.trace import Event
 from kernloop.sched.obj.model import Program
 
 __all__ = ["enq_last", "idle_kfuncs", "kick_flags", "timeout", "wrong_context"]

@@ -8,7 +8,7 @@ from kernloop.sched.check.finding import Level
 from kernloop.sched.check.report import Report
 from kernloop.sched.check.scene import Scene
 from kernloop.sched.check.symbols import BIG, Sym, Value, parts, range_of, signed
-from kernloop.sched.check.walk import Event, Trace
+from kernloop.sched.check.trace import Event, Trace
 from kernloop.sched.check.ways import fork_of_loss, holds_insert
 
 __all__ = ["double_insert", "invalid_cpu", "lost_task", "wrong_task"]

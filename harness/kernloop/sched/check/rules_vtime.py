@@ -7,7 +7,7 @@ from kernloop.sched.check.dsq import dsqs
 from kernloop.sched.check.report import Report
 from kernloop.sched.check.scene import Scene
 from kernloop.sched.check.symbols import Sym, Value, parts
-from kernloop.sched.check.walk import Event
+from kernloop.sched.check.trace import Event
 
 __all__ = ["unclamped", "weight_reversed"]
 

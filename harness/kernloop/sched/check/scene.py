@@ -11,7 +11,8 @@ from kernloop.sched.check import calls
 from kernloop.sched.check.dsq import Dsq, dsqs
 from kernloop.sched.check.places import Places
 from kernloop.sched.check.symbols import Sym, parts
-from kernloop.sched.check.walk import Event, Trace, Walker
+from kernloop.sched.check.trace import Event, Trace
+from kernloop.sched.check.walk import Walker
 from kernloop.sched.obj.model import OpsTable, Program, SchedObject
 from kernloop.sched.obj.world import World
 

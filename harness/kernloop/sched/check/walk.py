@@ -8,17 +8,17 @@ so that the walk ends; a program that takes more than its budget of steps is not
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from kernloop.sched.check import calls
 from kernloop.sched.check.branch import Branch, decide
 from kernloop.sched.check.liveness import Shape, shape_of
+from kernloop.sched.check.loads import SIZE, Loads, place_of
 from kernloop.sched.check.state import Frame, Path, Prop, State, covers, join
-from kernloop.sched.check.symbols import BIG, Range, Sym, Symbols, Value
-from kernloop.sched.obj.model import Core, Insn, Program
+from kernloop.sched.check.symbols import BIG, Sym, Symbols, Value
+from kernloop.sched.check.trace import Event, Trace
+from kernloop.sched.obj.model import Insn, Program
 from kernloop.sched.obj.world import World
 
-__all__ = ["Event", "Trace", "Walker"]
+__all__ = ["Walker"]
 
 _MAX_FRAMES = 10
 _MAX_EVENTS = 6000
@@ -37,8 +37,6 @@ _ALU = {
     0xA0: "xor",
     0xC0: "arsh",
 }
-_SIZE = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
-_ENTRY_RANGES = {("dispatch", 0): (0, 8191), ("select_cpu", 1): (0, 8191), ("update_idle", 0): (0, 8191)}
 # What a scheduler's author does with the task so that others find it.
 _KEEPERS = frozenset(
     [
@@ -62,54 +60,6 @@ _FLAGGING = frozenset([0x40, 0x50, 0xE0, 0xF0])
 _INSERTS = frozenset(["insert", "insert_vtime"])
 
 
-@dataclass(slots=True)
-class Event:
-    """A call, a store into memory that others see, or an exit, as one way came to it.
-
-    `kind` is the call's role (calls.ROLE) or its kernel's name, "store" or "exit". `args` of an insert are always task,
-    DSQ, slice, vtime (None for FIFO) and flags; of a store: address and value; of an exit: the result. `joined`:
-    several ways were joined before it, so what is known may not be of one and the same way.
-    """
-
-    kind: str
-    name: str
-    op: str
-    entry: str
-    site: int
-    program: Program
-    insn: Insn
-    args: tuple[Value | None, ...]
-    result: Value | None
-    facts: dict[Sym, Range]
-    prop: Prop
-    path: Path | None
-    frames: tuple[Frame, ...]
-    joined: bool
-
-
-@dataclass
-class Trace:
-    """All that one entry (an op, a callback) can do.
-
-    `compared` are values that branches looked at, `loops` the sites of loops, `atomics` the places that atomic
-    operations change, `sites` those come to of events and of what CO-RE patches. Not `apart`: ways were joined wherever
-    they met, and not each one is real.
-    """
-
-    entry: str
-    op: str
-    events: list[Event] = field(default_factory=list)
-    compared: set[Sym] = field(default_factory=set)
-    loops: set[int] = field(default_factory=set)
-    atomics: set[tuple[object, int]] = field(default_factory=set)
-    sites: set[int] = field(default_factory=set)
-    complete: bool = True
-    apart: bool = True
-
-    def of(self, *kinds: str) -> list[Event]:
-        return [event for event in self.events if event.kind in kinds]
-
-
 class Walker:
     """Walks the programs of one object beside a kernel: what `world` says that it lacks is not come to."""
 
@@ -123,7 +73,7 @@ class Walker:
         self._programs = list(obj.programs.values())
         self._number = {name: number for number, name in enumerate(obj.programs)}
         self._shapes: dict[int, Shape] = {}
-        self._variables = {(one.section, one.offset): one for one in obj.variables.values()}
+        self.variables = {(one.section, one.offset): one.name for one in obj.variables.values()}
 
     def program(self, site: int) -> Program:
         return self._programs[site >> 20]
@@ -154,11 +104,6 @@ class Walker:
         """
         return _Run(self, name, "", _ALONE, 1, inside=False).go()
 
-    def variable_at(self, section: str, offset: int) -> str:
-        """The variable that begins there, or ""."""
-        found = self._variables.get((section, offset))
-        return found.name if found else ""
-
 
 class _Run:
     def __init__(self, walker: Walker, entry: str, op: str, steps: int, apart: int, *, inside: bool = True) -> None:
@@ -167,6 +112,7 @@ class _Run:
         self.walker = walker
         self.symbols = walker.symbols
         self.op = op
+        self.loads = Loads(walker.world, walker.symbols, walker.variables, op)
         self.trace = Trace(entry, op, apart=apart > 1)
         self.left = steps
         self.work: list[State] = []
@@ -231,7 +177,7 @@ class _Run:
                 if name is None:
                     if code & 0xF0 == 0xB0:
                         if core is not None:
-                            right = self._asked(core, insn)
+                            right = self.loads.asked(core, insn)
                         if not wide and isinstance(right, int):
                             right &= 0xFFFFFFFF
                         if code & 8 and insn.off in (8, 16, 32) and isinstance(right, int):
@@ -256,11 +202,11 @@ class _Run:
                 else:
                     regs[insn.dst] = operate(name, left, right, site, wide)
             elif cls == 1:
-                regs[insn.dst] = self._load(state, insn, site)
+                regs[insn.dst] = self.loads.load(state, insn, site)
             elif cls == 3 or cls == 2:
                 self._store(state, insn, site, program)
             elif cls == 0:
-                regs[insn.dst] = self._immediate(insn, site)
+                regs[insn.dst] = self.loads.immediate(insn, site)
             elif code in (0x85, 0x8D):
                 if not self._call(state, insn, site, program):
                     return
@@ -306,110 +252,12 @@ class _Run:
             known.append(state.copy())
         return True
 
-    def _immediate(self, insn: Insn, site: int) -> Value:
-        ref = insn.ref
-        if ref is None:
-            return insn.imm64 & ((1 << 64) - 1) if insn.core is None else self._asked(insn.core, insn)
-        if ref.kind == "kfunc":
-            return 0 if self.walker.world.exists(ref.name) is False else 1
-        if ref.kind == "data":
-            return self.symbols.make("addr", "data", "", (ref.section, ref.offset))
-        return self.symbols.make("addr", ref.kind, ref.name)
-
-    # What CO-RE puts into the instruction: whether the kernel has a thing, its size, its value.
-    def _asked(self, core: Core, insn: Insn) -> int:
-        known = self.walker.world.core(core)
-        return (insn.imm64 if known is None else known) & ((1 << 64) - 1)
-
-    def _load(self, state: State, insn: Insn, site: int) -> Value:
-        base = state.regs[insn.src]
-        size = _SIZE[insn.code & 0x18]
-        make = self.symbols.make
-        low, high = (0, (1 << 8 * size) - 1) if size < 8 else BIG
-        if insn.code & 0xE0 == 0x80:
-            low, high = -(1 << 8 * size - 1), (1 << 8 * size - 1) - 1
-        if not isinstance(base, Sym):
-            return make("unk", site, lo=low, hi=high)
-        if base.kind == "ctx":
-            number = insn.off // 8
-            low, high = _ENTRY_RANGES.get((self.op, number), BIG)
-            return make("arg", number, lo=low, hi=high)
-        place = _place(base, insn.off)
-        known = state.stack.get(place)
-        if known is not None and known[1] == size:
-            return known[0]
-        if base.kind == "fp":
-            if known is not None and isinstance(known[0], int):
-                return known[0] & ((1 << 8 * size) - 1)
-            if known is not None and known[1] > size and isinstance(known[0], Sym):
-                return known[0]
-            return make("ld", base, (insn.off, site), lo=low, hi=high)
-        if base.kind == "fldp":
-            return make("fld", base.a, base.b, size, low, high)
-        if insn.core is not None and insn.core.kind == "field_byte_offset":
-            return make("fld", base, insn.core.name, size, low, high)
-        if base.kind == "addr" and base.c:
-            section, offset = base.c
-            return self._data(section, offset + insn.off, size, low, high)
-        if base.kind == "addr" and base.a == "kconfig":
-            setting = self.walker.world.kconfig(base.b)
-            return make("ro", base.b, ("kconfig", insn.off, size), 0, low, high) if setting is None else setting
-        if base.kind == "iterp":
-            return self._counted(base.a, base.b, base.c)
-        if base.kind == "op" and base.a == "add":
-            listed = self._listed(base, insn.off, size)
-            if listed is not None:
-                return listed
-        return make("ld", base, insn.off, size, low, high)
-
-    # One of a table of constants: those of C's `static const`. What a loader may set, and has not yet, is all zeros.
-    def _listed(self, base: Sym, offset: int, size: int) -> Value | None:
-        for side in (base.b, base.c):
-            if not (isinstance(side, Sym) and side.kind == "addr" and side.c):
-                continue
-            section, start = side.c
-            name = self.walker.variable_at(section, start)
-            if not name or not section.startswith(".rodata") or offset:
-                return None
-            data = self.walker.obj.variables[name].data
-            if len(data) % size or len(data) > 16 * size or not any(data):
-                return None
-            numbers = (int.from_bytes(data[at : at + size], "little") for at in range(0, len(data), size))
-            return self.symbols.set(frozenset(numbers))
-        return None
-
-    # What a bpf_for() from `first` to `end` counts through.
-    def _counted(self, site: int, first: Value | None, end: Value | None) -> Sym:
-        low = first if isinstance(first, int) else 0
-        high = (1 << 31) - 1
-        if isinstance(end, int) and end:
-            high = end - 1
-        elif isinstance(end, Sym) and end.hi < 1 << 32:
-            high = max(end.hi - 1, low)
-        return self.symbols.make("iter", site, first, end, low, high)
-
-    def _data(self, section: str, offset: int, size: int, low: int, high: int) -> Value:
-        make = self.symbols.make
-        name = self.walker.variable_at(section, offset)
-        if not section.startswith(".rodata"):
-            return make("ld", section, offset, size, low, high)
-        if name.startswith("__SCX_"):
-            constant = self.walker.world.constant(name[2:])
-            if constant is None:
-                constant = calls.CONSTANTS.get(name[2:])
-            if constant is not None:
-                return constant & ((1 << 8 * size) - 1)
-        data = self.walker.obj.sections.get(section, b"")[offset : offset + size]
-        if name.startswith("__SCX_"):
-            return make("ro", name, (section, offset, size), None, low, high)
-        return make("ro", name, (section, offset, size), int.from_bytes(data, "little"), low, high)
-
     def _store(self, state: State, insn: Insn, site: int, program: Program) -> None:
         base = state.regs[insn.dst]
-        size = _SIZE[insn.code & 0x18]
+        size = SIZE[insn.code & 0x18]
         value: Value | None = insn.imm & ((1 << 64) - 1) if insn.code & 7 == 2 else state.regs[insn.src]
         atomic = insn.code & 0xE0 == 0xC0
-        place = _place(base, insn.off) if isinstance(base, Sym) else None
+        place = place_of(base, insn.off) if isinstance(base, Sym) else None
         if atomic:
             if place is not None:
                 self.trace.atomics.add(place)
@@ -641,7 +489,7 @@ class _Run:
         first, end = (held[0].a, held[0].b) if held and isinstance(held[0], Sym) else (None, None)
         fresh = held is not None and isinstance(held[0], Sym) and held[0].c is None
         pointer = make("iterp", site, first, end, 0)
-        number = self._counted(site, first, end)
+        number = self.loads.counted(site, first, end)
         for sym in [sym for sym in state.facts if number in (sym, sym.b) or sym is pointer]:
             del state.facts[sym]
         if fresh:
@@ -710,15 +558,6 @@ class _Run:
                 state.joined,
             )
         )
-
-
-def _place(base: Sym, offset: int) -> tuple[object, int]:
-    if base.kind == "fp":
-        return base.a, base.b + offset
-    if base.kind == "addr" and base.c:
-        section, at = base.c
-        return section, at + offset
-    return base, offset
 
 
 def _reads(sym: Sym, base: Sym, offset: int) -> bool:

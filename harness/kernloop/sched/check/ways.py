@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from kernloop.sched.check import calls
 from kernloop.sched.check.scene import Scene
-from kernloop.sched.check.walk import Event, Trace
+from kernloop.sched.check.trace import Event, Trace
 from kernloop.sched.obj.model import Line, Program
 
 __all__ = ["fork_of_loss", "holds_insert"]
