@@ -10,6 +10,8 @@ _CURES = {
     "saturation": "bound how long anybody waits: no strict priority, and clamp the virtual time of who slept",
     "fork-storm": "look at ops.enable and init_task: a new task starts at the present and is queued like any other",
     "affinity-storm": "ask bpf_cpumask_test_cpu(cpu, p->cpus_ptr) for each CPU that is chosen, at the time it is used",
+    "cgroup-weights": "charge used * 100 / the cgroup's weight; a slice ends on a tick: unequal ones need several each",
+    "leak": "free in exit_task what a task has in maps and lists, or use task storage, which goes with its task",
     "wakeup": "insert to SCX_DSQ_LOCAL when select_cpu finds an idle CPU; else kick one after the insert",
     "fairness": "charge used * 100 / p->scx.weight: the weight divides; and charge the task that keeps running",
     "sleeper": "shorten the slice, put who slept ahead within limits, or preempt for it (SCX_KICK_PREEMPT)",

@@ -157,27 +157,24 @@ def _counts(trace: Trace) -> int:
 # How often the loop around the insert may turn; None where it is in none, or the buffer is emptied in it.
 def _turns(scene: Scene, trace: Trace, event: Event) -> int | None:
     program, index = event.program, event.insn.index
-    body = _cycle(program, index)
-    if not body:
+    loops = _loops(program, index)
+    if not loops:
         for frame in reversed(event.frames):
             program = scene.walker.program(frame.site)
             if frame.kind == "loop":
                 return _loop_count(trace, frame.site)
-            body = _cycle(program, frame.site & 0xFFFFF)
-            if body:
+            loops = _loops(program, frame.site & 0xFFFFF)
+            if loops:
                 break
-    if not body:
+    if not loops or any(_empties(program, block) for block in loops[0]):
         return None
-    bound = 1 << 23
-    for at in body:
-        call = program.insns[at].call
-        if call is None:
-            continue
-        if "move_to_local" in call.name or "consume" in call.name:
-            return None
-        if call.name == "bpf_iter_num_next":
-            bound = _iterations(trace, program.name)
-    return bound
+    return max((count for loop in loops for count in _iterations(trace, program, loop)), default=1 << 23)
+
+
+def _empties(program: Program, block: int) -> bool:
+    found = program.blocks[block]
+    calls = [insn.call.name for insn in program.insns[found.start : found.end] if insn.call]
+    return any("move_to_local" in name or "consume" in name for name in calls)
 
 
 def _loop_count(trace: Trace, site: int) -> int | None:
@@ -185,32 +182,54 @@ def _loop_count(trace: Trace, site: int) -> int | None:
     return max((one if isinstance(one, int) else 1 << 23 for one in counts), default=None)
 
 
-def _iterations(trace: Trace, program: str) -> int:
+# How often bpf_for() turns the loop of these blocks, and not one inside it. Its first test may stand before it.
+def _iterations(trace: Trace, program: Program, loop: set[int]) -> list[int]:
+    inside = _inside(program.blocks, loop)
+    tests = [event for event in trace.of("bpf_iter_num_next") if event.program is program]
+    own, inner = (
+        {event.args[0] for event in tests if program.block_of[event.insn.index] in blocks}
+        for blocks in (loop - inside, inside)
+    )
     found = []
     for event in trace.of("bpf_iter_num_new"):
-        if event.program.name == program and len(event.args) > 2:
+        if event.program is program and event.args[0] in own - inner:
             first, end = event.args[1], event.args[2]
             found.append(end - first if isinstance(first, int) and isinstance(end, int) else 1 << 23)
-    return max(found, default=1 << 23)
+    return found
 
 
-# Instructions of the blocks from which `index` can be come to again.
-def _cycle(program: Program, index: int) -> list[int]:
-    blocks = program.blocks
-    home = program.block_of[index]
-    ahead = _reached(blocks, home)
-    if home not in ahead:
-        return []
-    inside = [number for number in ahead if home in _reached(blocks, number)]
-    return [at for number in inside for at in range(blocks[number].start, blocks[number].end)]
+# The blocks of each loop around the instruction `index`, the outermost first.
+def _loops(program: Program, index: int) -> list[set[int]]:
+    blocks, home = program.blocks, program.block_of[index]
+    found: list[set[int]] = []
+    within = set(range(len(blocks)))
+    while True:
+        ahead = _reached(blocks, home, within)
+        if home not in ahead:
+            return found
+        found.append({number for number in ahead if home in _reached(blocks, number, within)})
+        within = found[-1] - _heads(blocks, found[-1])
+        if home not in within:
+            return found
 
 
-def _reached(blocks: tuple[Block, ...], start: int) -> set[int]:
+# Where a loop is come to from outside it: the first block by a call.
+def _heads(blocks: tuple[Block, ...], loop: set[int]) -> set[int]:
+    return {to for block in blocks if block.number not in loop for to in block.successors if to in loop} | (loop & {0})
+
+
+# The blocks of the loops inside a loop.
+def _inside(blocks: tuple[Block, ...], loop: set[int]) -> set[int]:
+    within = loop - _heads(blocks, loop)
+    return {number for number in within if number in _reached(blocks, number, within)}
+
+
+def _reached(blocks: tuple[Block, ...], start: int, within: set[int]) -> set[int]:
     found: set[int] = set()
     work = list(blocks[start].successors)
     while work:
         number = work.pop()
-        if number not in found:
+        if number in within and number not in found:
             found.add(number)
             work += blocks[number].successors
     return found
