@@ -10,6 +10,7 @@ _CURES = {
     "saturation": "bound how long anybody waits: no strict priority, and clamp the virtual time of who slept",
     "fork-storm": "look at ops.enable and init_task: a new task starts at the present and is queued like any other",
     "affinity-storm": "ask bpf_cpumask_test_cpu(cpu, p->cpus_ptr) for each CPU that is chosen, at the time it is used",
+    "cgroup-storm": "give back in ops.cgroup_exit what ops.cgroup_init took; serve each group's queue by turns",
     "cgroup-weights": "charge used * 100 / the cgroup's weight; a slice ends on a tick: unequal ones need several each",
     "leak": "free in exit_task what a task has in maps and lists, or use task storage, which goes with its task",
     "wakeup": "insert to SCX_DSQ_LOCAL when select_cpu finds an idle CPU; else kick one after the insert",

@@ -99,6 +99,20 @@ bool cgroup_gone(const char *path)
 	return access(full, F_OK) != 0;
 }
 
+int cgroup_dying(void)
+{
+	static const char field[] = "nr_dying_descendants ";
+	char text[128], *found;
+	int fd = open(OURS "/cgroup.stat", O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+
+	if (fd >= 0)
+		close(fd);
+	text[size > 0 ? size : 0] = '\0';
+	found = strstr(text, field);
+	return found ? atoi(found + strlen(field)) : 0;
+}
+
 bool cgroup_write(const char *path, const char *file, const char *text)
 {
 	char full[256];

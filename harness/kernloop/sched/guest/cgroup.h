@@ -21,6 +21,8 @@ bool cgroup_gone(const char *path);
 bool cgroup_write(const char *path, const char *file, const char *text);
 bool cgroup_enter(const char *path, pid_t pid);	/* pid 0: the caller */
 bool cgroup_leave(pid_t pid);
+/* How many of our groups are removed, and not quite gone; 0 when the kernel does not tell. */
+int cgroup_dying(void);
 /* Forks into a group (clone3), so that the child was never anywhere else. */
 pid_t cgroup_fork(const char *path);
 

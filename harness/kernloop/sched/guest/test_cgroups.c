@@ -17,6 +17,10 @@
 enum { HOGS_PER_CPU = 2, LIGHT = 100, HEAVY = 300 };
 enum { GARDENERS = 3, VICTIMS_PER_CPU = 3, STORM_ROUNDS = 12, SEED = 0x2545f491 };
 
+/* More than a scheduler's table of groups has room for, and few of them at one time. */
+enum { PASSING = 300, AT_ONCE = 10 };
+
+#define DYING_S 5.0
 #define WARM_S 0.4		/* the groups' clocks come into step */
 #define SHARES_S 2.4
 #define RATIO_TOLERANCE 0.25
@@ -226,6 +230,33 @@ static bool gardening(void)
 	return false;
 }
 
+static bool dying(void)
+{
+	return cgroup_dying() > 0;
+}
+
+/* Groups without tasks: what a scheduler keeps for each it has to give back. */
+static void passing_groups(struct result *r)
+{
+	char name[32];
+	int made = 0;
+
+	while (made < PASSING && !suite.lost) {
+		snprintf(name, sizeof(name), "passing-%d", made);
+		if (!cgroup_make(name)) {
+			fail(r, "making a cgroup failed after %d had come and gone, ten at a time: %s", made,
+			     strerror(errno));
+			break;
+		}
+		cgroup_remove(name);
+		made++;
+		/* Where the kernel takes long to be rid of them, what is left is no leak. */
+		if (made % AT_ONCE == 0 && !pump_while(dying, now() + DYING_S))
+			break;
+	}
+	note(r, "cgroups_passed", made);
+}
+
 void test_cgroup_storm(struct result *r)
 {
 	const char *missing = cgroup_open("+cpu");
@@ -247,6 +278,7 @@ void test_cgroup_storm(struct result *r)
 		fail(r, "%d rounds of making and removing cgroups are not over after %.0f s", GARDENERS * STORM_ROUNDS,
 		     STORM_DEADLINE_S);
 	pump_while(someone_stands, now() + 1.5 * suite.watchdog + 1);
+	passing_groups(r);
 	for (int i = 0; i < pool->count; i++) {
 		const struct worker *w = &pool->worker[i];
 		bool gardener = i >= nr_watched;
