@@ -21,7 +21,7 @@ from kernloop.sched import programs
 from kernloop.verdict import Outcome, Verdict
 from kernloop.vm import guests, recipe
 from kernloop.vm.guest import Guest
-from kernloop.vm.judge import unjudged
+from kernloop.vm.judge import WHO_KILLS, unjudged
 from kernloop.vm.recipe import Recipe
 from kernloop.vm.session import End, Watched
 from kernloop.vm.watch import Command, attend, watch
@@ -88,7 +88,7 @@ def _other(base: Outcome, watched: Watched, differs: str, seconds: float) -> Out
             base,
             verdict=Verdict.LOST,
             summary=f"QEMU was killed before the guest was done: {differs}",
-            next="look at who kills: the OOM killer (host dmesg), a person; then run it again",
+            next=WHO_KILLS,
         )
     return replace(
         base,

@@ -18,9 +18,11 @@ from kernloop.vm.stuck import FILE, worst
 # What our own NMI makes of a kernel that answers nothing (unknown_nmi_panic): "Kernel panic - not syncing: NMI: Not
 # continuing" (arch/x86/kernel/nmi.c).
 NMI = "NMI: Not continuing"
+# What to do about a QEMU that was killed.
+WHO_KILLS = "look at who kills: the OOM killer (host dmesg), a person; then run it again"
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
-__all__ = ["NMI", "crash_place", "judge_machine", "kernel_seen", "reports", "unjudged", "with_vmcore"]
+__all__ = ["NMI", "WHO_KILLS", "crash_place", "judge_machine", "kernel_seen", "reports", "unjudged", "with_vmcore"]
 
 
 def kernel_seen(kernel: Kernel, watched: Watched | None) -> KernelSeen:
@@ -179,9 +181,7 @@ def _gone(base: Outcome, run: Run, watched: Watched) -> Outcome:
             summary=f"QEMU crashed with signal {-qemu.status}"
             if -qemu.status in _CRASHES
             else f"QEMU was killed from outside by signal {-qemu.status}",
-            next=f"{run.path}/qemu.stderr may say more; run it again"
-            if -qemu.status in _CRASHES
-            else "look at who kills: the OOM killer (host dmesg), a person; then run it again",
+            next=f"{run.path}/qemu.stderr may say more; run it again" if -qemu.status in _CRASHES else WHO_KILLS,
         )
     if watched.hello is None and watched.init_said:
         return replace(
