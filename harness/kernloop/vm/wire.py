@@ -22,6 +22,7 @@ __all__ = [
     "LINE_MAX",
     "SOCKET",
     "Connection",
+    "Gone",
     "Unreachable",
     "bind",
     "connect",
@@ -110,6 +111,10 @@ class Unreachable(HarnessError):
     """The other side is gone, or silent."""
 
 
+class Gone(Unreachable):
+    """Its process has closed the connection: it ends, or gave up on this request."""
+
+
 class Connection:
     """A client's end. Use it as a context manager: the supervisor notices when it closes."""
 
@@ -182,8 +187,8 @@ def _silent(seconds: float) -> Unreachable:
     )
 
 
-def _gone() -> Unreachable:
-    return Unreachable(
+def _gone() -> Gone:
+    return Gone(
         "the VM's supervisor has gone, or given up on this request",
         hint="kernloop vm list; else kernloop runs list says how its run ended",
     )

@@ -34,6 +34,7 @@ _ANSWER_SECONDS = 120.0
 _QUICK = frozenset({"state", "wait", "interrupt", "detach"})
 _QUICK_SECONDS = 20.0
 _GONE_SECONDS = 10.0
+_POLL_SECONDS = 0.02
 # kernloop.vm.stub.NAME: importing that takes asyncio, which no client needs.
 _STUB = "gdbstub"
 
@@ -59,25 +60,28 @@ class Gdb:
         """
         if timeout is not None:
             words["timeout"] = timeout
+        grace = _QUICK_SECONDS if op in _QUICK else _ANSWER_SECONDS
         try:
-            connection = wire.connect(self.vm.run / FOLDER)
-        except OSError:
-            return Answer(last(self.vm), {})
-        with connection:
-            connection.send({"op": op, **words})
-            try:
-                grace = _QUICK_SECONDS if op in _QUICK else _ANSWER_SECONDS
+            with wire.connect(self.vm.run / FOLDER) as connection:
+                connection.send({"op": op, **words})
                 message = next(connection.messages((timeout or 0) + grace))
-            except HarnessError:
-                session = last(self.vm)
-                if session.state.over:
-                    return Answer(session, {})
-                raise HarnessError(
-                    "the session's owner does not answer", hint=f"is pid {_pid(self.vm)} stopped? kill it, attach anew"
-                ) from None
+        except (OSError, wire.Unreachable) as error:
+            # The last thing that a process drops is not its socket.
+            ends = isinstance(error, (ConnectionRefusedError, FileNotFoundError, wire.Gone))
+            return Answer(self._over(_GONE_SECONDS if ends else 0), {})
         if "error" in message:
             raise wire.raised(message["error"])
         return Answer(Session.of_json(message["result"]["session"]), message["result"]["found"])
+
+    def _over(self, seconds: float) -> Session:
+        deadline = time.monotonic() + seconds
+        while not (session := last(self.vm)).state.over:
+            if time.monotonic() > deadline:
+                raise HarnessError(
+                    "the session's owner does not answer", hint=f"is pid {_pid(self.vm)} stopped? kill it, attach anew"
+                )
+            time.sleep(_POLL_SECONDS)
+        return session
 
     def detach(self) -> Session:
         """End the session: breakpoints are taken out, the guest goes on."""
@@ -87,7 +91,7 @@ class Gdb:
         while not (session := last(self.vm)).state.over or (self.vm.run / _STUB).exists():
             if time.monotonic() > deadline:
                 raise HarnessError("the session has not ended", hint=f"is pid {_pid(self.vm)} stopped?")
-            time.sleep(0.02)
+            time.sleep(_POLL_SECONDS)
         return session
 
 
