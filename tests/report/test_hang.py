@@ -50,6 +50,21 @@ def test_the_cpus_are_told_apart() -> None:
     assert [(cpu.cpu, cpu.state, cpu.irqs_off) for cpu in found.cpus] == [(0, "idle", False), (1, "kernel", False)]
 
 
+def test_a_tick_that_the_nmi_meets_is_not_what_the_cpu_hangs_in() -> None:
+    """Recorded: 4 of 85 of one that spins in lkdtm_SOFTLOCKUP showed the timer's interrupt on top."""
+    _, first, second, plain = (FIXTURES / "sysrq-ticks-7.3.4.log").read_text().split("sysrq: Show")
+    for seen in ([first, second], [second, first], [plain, first], [second, plain], [first, first, second]):
+        found = hang("".join(f"sysrq: Show{one}" for one in seen).split("\n"))
+        assert found is not None
+        assert (found.function, found.comm) == ("lkdtm_SOFTLOCKUP", "sh")
+        assert (found.cpus[1].state, found.cpus[1].at, found.cpus[1].irqs_off) == ("kernel", found.function, False)
+    # One that is there each time is what it hangs in; its name has a word for idle CPUs.
+    for seen in ([first], [first, first], [plain, first, first]):
+        found = hang("".join(f"sysrq: Show{one}" for one in seen).split("\n"))
+        assert found is not None
+        assert (found.cpus[1].state, found.cpus[1].at) == ("kernel", "apic_mem_wait_icr_idle")
+
+
 def test_registers_tell_where_a_cpu_is_that_answers_nothing() -> None:
     registers = (FIXTURES / "hardlockup-7.3.4.registers").read_text()
     found = hang(lines_of("hardlockup"), registers=registers, symbol=lambda address: f"kl_{address & 0xFFF:x}")

@@ -109,6 +109,7 @@ def hang(
     `registers` is QEMU's `info registers -a`, `symbol` names an address.
     """
     cpus: dict[int, CpuSeen] = {}
+    stacks: dict[int, Stack] = {}
     tasks: dict[int, TaskSeen] = {}
     plain: list[str] = []
     body: list[str] | None = None
@@ -129,8 +130,9 @@ def hang(
             task = _task(words, read_stack(content))
             tasks[task.pid] = task
         else:
-            seen = _cpu(words, read_stack(content))
-            cpus[seen.cpu] = seen
+            stack, number = read_stack(content), _number(words)
+            cpus[number] = _cpu(number, words, stack.after(stacks.get(number, stack)))
+            stacks[number] = stack
     for text in plain:
         if silent := _SILENT.search(text):
             cpus |= {cpu: CpuSeen(cpu, "silent") for cpu in _numbers(silent["cpus"]) if cpu not in cpus}
@@ -150,8 +152,11 @@ def _task(words: dict[str, str], stack: Stack) -> TaskSeen:
     return TaskSeen(words["comm"].strip(), pid, words["state"], stack.waiter, what, tuple(names[:16]), kernel)
 
 
-def _cpu(words: dict[str, str], stack: Stack) -> CpuSeen:
-    number = next(int(words[name]) for name in ("nmi", "ipi", "soft", "hard", "unknown") if name in words)
+def _number(words: dict[str, str]) -> int:
+    return next(int(words[name]) for name in ("nmi", "ipi", "soft", "hard", "unknown") if name in words)
+
+
+def _cpu(number: int, words: dict[str, str], stack: Stack) -> CpuSeen:
     if "idle" in words or "idling" in words:
         return CpuSeen(number, "idle", at=words.get("idle"))
     return CpuSeen(

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .frames import base_name, parse_frame
 from .layers import is_waiting
@@ -29,6 +29,7 @@ _INTERRUPT = (
 )
 _ENTRIES = ("asm_common_interrupt", "asm_sysvec_")
 _IDLE = ("idle", "halt", "mwait", "wfi")
+_IDLE_LOOP = frozenset({"do_idle", "cpu_startup_entry", "cpu_idle_loop"})
 # What a wait is for, by a function of the stack; the first that fits counts.
 _WAITS = (
     ("rtnl_lock", "rtnl_lock"),
@@ -75,7 +76,9 @@ class Stack:
             return "user"
         if not self.names:
             return "unknown"
-        return "idle" if any(_is_idle(name) for name in self.names[:4]) else "kernel"
+        # A driver may wait until its hardware is idle.
+        loops = len(self.names) < 4 or not _IDLE_LOOP.isdisjoint(self.names)
+        return "idle" if loops and any(_is_idle(name) for name in self.names[:4]) else "kernel"
 
     @property
     def culprit(self) -> str | None:
@@ -91,6 +94,17 @@ class Stack:
     def lock(self) -> bool:
         """Whether it spins for a lock at the top."""
         return any("spin" in name and "lock" in name for name in self.names[:3])
+
+    def after(self, old: Stack) -> Stack:
+        """This one of a CPU, unless it shows only an interrupt that came and went: `old`, of the same task, does not
+        have its culprit. Then it is what was interrupted."""
+        entry = next((place for place, name in enumerate(self.names) if name.startswith(_ENTRIES)), None)
+        if entry is None or (self.pid, self.state) != (old.pid, old.state) or self.culprit in old.names:
+            return self
+        below = self.names[entry + 1 :]
+        if not below or self.culprit not in self.names[:entry]:
+            return self
+        return replace(self, names=below, at=below[0], irqs_off=False)
 
 
 def read_stack(lines: Sequence[str]) -> Stack:
@@ -114,6 +128,8 @@ def read_stack(lines: Sequence[str]) -> Stack:
                     stack.at = name or None
                     stack.names += [name] if name else []
                 shown = shown or not traced
+            elif not _USER.match(line) and name:
+                stack.names.append(name)
                 # Above the trace, arm64 has its flags before the program counter.
                 stack.irqs_off = None if traced else stack.irqs_off
         elif (flags := _FLAGS.search(line)) and stack.irqs_off is None and not _USER.match(line):
