@@ -47,7 +47,7 @@ __all__ = [
 # How to go on: what GDB calls it.
 STEPS = ("step", "next", "stepi", "nexti", "finish", "continue")
 _SECONDS = 30.0
-_GONE_SECONDS = 2.0
+_GONE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)

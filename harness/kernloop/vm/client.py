@@ -45,7 +45,8 @@ __all__ = [
 ]
 
 _ANSWER_SECONDS = 15.0
-_INFO_SECONDS = 3.0
+# Of each VM of a list, which one that is stopped is not to hold up.
+_LISTED_SECONDS = 3.0
 _STOP_SECONDS = 20.0
 _DUMP_SECONDS = 600.0
 _MEMORY_SECONDS = 60.0
@@ -76,9 +77,9 @@ class VM:
         self.name = name
         self.run = run
 
-    def info(self) -> VmInfo:
+    def info(self, *, timeout: float = _ANSWER_SECONDS) -> VmInfo:
         """Its state, kernel, size, jobs and what the kernel reported."""
-        facts = self._ask("info", seconds=_INFO_SECONDS)
+        facts = self._ask("info", seconds=timeout)
         return VmInfo(self.name, self.run, facts["state"], facts)
 
     def wait_up(self, *, timeout: float = 50.0) -> bool:
@@ -442,7 +443,7 @@ def listing() -> list[VmInfo]:
     for path, spec in live():
         vm = VM(str(spec.get("subject")), path)
         try:
-            found.append(vm.info())
+            found.append(vm.info(timeout=_LISTED_SECONDS))
         except HarnessError:
             if not runs.is_live(path):
                 continue

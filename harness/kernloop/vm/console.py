@@ -58,7 +58,7 @@ class Console:
             self._look_for_oops(self._parser.so_far())
         if line.startswith(_INIT):
             self.init_said = line.removeprefix(_INIT)
-        if "sysrq: Show" in line:
+        if "sysrq: " in line:
             self.sysrq.set()
 
     @property

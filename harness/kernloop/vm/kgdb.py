@@ -29,6 +29,7 @@ __all__ = ["Debugger", "State"]
 
 # The rest of the SysRq's handler, and the other CPUs' way into KGDB; the same way out again, until the agent answers.
 _ENTER_SECONDS = 8.0
+_AGAIN_SECONDS = 1.5
 _LEAVE_SECONDS = 8.0
 _TURN_SECONDS = 5.0
 # What sysrq_handle_dbg() says where kdb does not take over (kernel/debug/debug_core.c).
@@ -201,8 +202,8 @@ class Debugger:
         if self._connected:
             if not session.in_kgdb:
                 self._news.clear()
-                await self._sysrq()
-                await self._stopped(_ENTER_SECONDS)
+                async with self._knocking():
+                    await self._stopped(_ENTER_SECONDS)
                 if not session.in_kgdb:
                     raise self._deaf()
             return {}
@@ -245,8 +246,7 @@ class Debugger:
         machine = self._session.machine
         entered = asyncio.create_task(port.entered())
         try:
-            async with asyncio.timeout(_ENTER_SECONDS):
-                await self._sysrq()
+            async with asyncio.timeout(_ENTER_SECONDS), self._knocking():
                 while not entered.done() and not _ENTERED.search(_tail(log, since)):
                     signs: set[asyncio.Future[Any]] = {entered, machine.console_news.next, machine.ended}
                     await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
@@ -260,9 +260,25 @@ class Debugger:
             await asyncio.gather(entered, return_exceptions=True)
         self._holds(True)
 
-    async def _sysrq(self) -> None:
+    # A guest that goes on as before has lost the break: see Session.press.
+    @contextlib.asynccontextmanager
+    async def _knocking(self) -> AsyncIterator[None]:
+        machine = self._session.machine
         self._session.run.note("kgdb-enter")
-        await self._session.machine.send_break("g")
+        await machine.send_break("g")
+
+        async def again() -> None:
+            while True:
+                await asyncio.sleep(_AGAIN_SECONDS)
+                await machine.ask_for_life()
+                await machine.send_break("g")
+
+        knocks = asyncio.create_task(again())
+        try:
+            yield
+        finally:
+            knocks.cancel()
+            await asyncio.gather(knocks, return_exceptions=True)
 
     def _deaf(self) -> HarnessError:
         return HarnessError(

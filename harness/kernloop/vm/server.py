@@ -257,11 +257,9 @@ class Server:
         # One at a time: a break that comes while a key is still in the serial port's FIFO takes both away, and so may
         # one that comes while the kernel still prints its answer.
         for place, key in enumerate(keys, 1):
-            since = self._log.stat().st_size
-            await self.session.machine.send_break(key)
+            if not await self.session.press(key):
+                break
             if place < len(keys):
-                if not (await self._wait("pattern", "sysrq: ", since, _SYSRQ_SECONDS))["matched"]:
-                    break
                 await self.session.until_quiet(_SYSRQ_SECONDS)
         return {"cursor": before}
 

@@ -46,6 +46,7 @@ _RESTORE_SECONDS = 30.0
 # A kernel that panicked prints its last lines before pvpanic's event or, without pvpanic, just stops.
 _PANIC_SECONDS = 5.0
 _SYSRQ_SECONDS = 8.0
+_PRESSED_SECONDS = (2.0, 5.0)
 _QUIET_SECONDS = 0.5
 _NMI_SECONDS = 8.0
 
@@ -253,17 +254,30 @@ class Session:
         await self.keep_memory("oops")
 
     async def backtraces(self) -> bool:
-        """SysRq l (CPUs' backtraces), w (blocked tasks), t (all tasks); whether the kernel answers at all."""
-        self.run.note("sysrq", keys="lwt")
+        """SysRq l (CPUs' backtraces: twice, for one of them may be of an interrupt), w (blocked tasks), t (all tasks);
+        whether the kernel answers at all."""
+        self.run.note("sysrq", keys="llwt")
+        answered = False
         with contextlib.suppress(HarnessError):
-            for key in "lwt":
-                await self.machine.send_break(key)
-                await self._until_quiet(self.console.sysrq, _SYSRQ_SECONDS)
-                if not self.console.sysrq.is_set():
+            for key in "llwt":
+                if not await self.press(key):
                     break
-        answered = self.console.sysrq.is_set()
+                answered = True
+                await self.until_quiet(_SYSRQ_SECONDS)
         self.run.note("sysrq-answered" if answered else "sysrq-silent")
         return answered
+
+    async def press(self, key: str) -> bool:
+        """One key of SysRq; whether the kernel says that it took it. Twice if need be: a break that comes while it
+        prints is lost where the serial port is not enumerated (no lsr_save_mask: drivers/tty/serial/8250/8250_core.c).
+        Raises HarnessError.
+        """
+        for seconds in _PRESSED_SECONDS:
+            self.console.sysrq.clear()
+            await self.machine.send_break(key)
+            if await _told(self.console.sysrq, seconds):
+                return True
+        return False
 
     async def guard(self) -> None:
         """Hear the watchdog, as long as the machine lives; `hung` is set when it is right."""
@@ -323,7 +337,8 @@ class Session:
             self.run.note("nmi")
             with contextlib.suppress(HarnessError):
                 await self.machine.qmp("inject-nmi")
-                await self._until_quiet(self.machine.panicked, _NMI_SECONDS)
+                await _told(self.machine.panicked, _NMI_SECONDS)
+                await self.until_quiet(_NMI_SECONDS)
         with contextlib.suppress(HarnessError):
             await self._keep_log()
         return answered
@@ -380,18 +395,17 @@ class Session:
 
     async def until_quiet(self, seconds: float) -> None:
         """Until the console has said nothing for a moment, `seconds` at most."""
-        now = asyncio.Event()
-        now.set()
-        await self._until_quiet(now, seconds)
-
-    async def _until_quiet(self, sign: asyncio.Event, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         self.console.last_line = loop.time()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(sign.wait(), min(seconds, 5))
         while loop.time() < deadline and loop.time() - self.console.last_line < _QUIET_SECONDS:
             await asyncio.sleep(0.05)
+
+
+async def _told(sign: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(sign.wait(), seconds)
+    return sign.is_set()
 
 
 def boot_seconds(guest: Guest) -> float:

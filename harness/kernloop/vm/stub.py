@@ -23,7 +23,7 @@ __all__ = ["NAME", "opened"]
 NAME = "gdbstub"
 # By the process's number, which a debugger before us may have made QEMU want: CPUs are threads of process 1.
 _DETACH, _OK = b"$D;1#b0", b"$OK#9a"
-_DETACH_SECONDS = 5.0
+_DETACH_SECONDS = 15.0
 
 
 @contextlib.asynccontextmanager

@@ -48,7 +48,7 @@ _CONNECT_SECONDS = 30.0
 _STUB_SECONDS = 90.0
 _REQUEST_SECONDS = 30.0
 _CLOSE_SECONDS = 2.0
-_SEEN_SECONDS, _SEEN_POLL_SECONDS = 2.0, 0.02
+_SEEN_SECONDS, _SEEN_POLL_SECONDS = 15.0, 0.02
 # States of a VM whose kernel is stopped for good.
 _DEAD = {"panicked": Reason.PANIC, "hung": Reason.WATCHDOG}
 # may-call-functions: a call in the kernel from outside would run in whatever context the CPU is in.
