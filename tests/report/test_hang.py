@@ -65,6 +65,35 @@ def test_a_tick_that_the_nmi_meets_is_not_what_the_cpu_hangs_in() -> None:
         assert (found.cpus[1].state, found.cpus[1].at) == ("kernel", "apic_mem_wait_icr_idle")
 
 
+@pytest.mark.parametrize(
+    ("who", "below", "state"),
+    [
+        ("44 Comm: worker", ["RIP: 0033:0x4ae3f7", "EFLAGS: 00000202"], "user"),
+        (
+            "0 Comm: swapper/1",
+            ["RIP: 0010:pv_native_safe_halt+0x13/0x14", " default_idle+0x5/0x8", " do_idle+0x9/0xd"],
+            "idle",
+        ),
+    ],
+)
+def test_a_tick_on_a_cpu_that_computes_or_idles_is_no_hang_in_the_kernel(
+    who: str, below: list[str], state: str
+) -> None:
+    head, cpu = "NMI backtrace for cpu 1", f"CPU: 1 UID: 0 PID: {who} Not tainted 7.3.4 #1"
+    without = [head, cpu, *below[:1], "Call Trace:", *below[1:]]
+    tick = [head, cpu, "RIP: 0010:native_apic_mem_eoi+0x9/0xa", "RSP: 0018:ffffc900000d8fd8 EFLAGS: 00010046"]
+    tick += ["Call Trace:", " <IRQ>", " tick_nohz_handler+0xd9/0x103", " __hrtimer_run_queues+0x11f/0x1d6"]
+    tick += [" hrtimer_interrupt+0xa2/0x109", " sysvec_apic_timer_interrupt+0x56/0x70", " </IRQ>", " <TASK>"]
+    tick += [" asm_sysvec_apic_timer_interrupt+0x16/0x20", *below]
+    for seen in (without + tick, tick + without):
+        found = hang(seen)
+        assert found is not None
+        assert [one.state for one in found.cpus] == [state]
+    skipped = hang(["NMI backtrace for cpu 1 skipped: idling at default_idle+0x1/0x2", *tick])
+    assert skipped is not None
+    assert skipped.cpus[0].state == ("idle" if state == "idle" else "kernel")
+
+
 def test_registers_tell_where_a_cpu_is_that_answers_nothing() -> None:
     registers = (FIXTURES / "hardlockup-7.3.4.registers").read_text()
     found = hang(lines_of("hardlockup"), registers=registers, symbol=lambda address: f"kl_{address & 0xFFF:x}")

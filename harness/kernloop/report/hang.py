@@ -38,6 +38,7 @@ _BEGINS = Pattern(
     r"|^task:(?P<comm>.{1,15}) *+state:(?P<state>\S) .{0,60}? pid: *+(?P<pid>\d{1,10})"
     r"(?:.{0,40}? ppid: *+(?P<ppid>\d{1,10}))?"
 )
+_IDLES = {"idle", "idling"}
 _ENDS = Pattern(
     r"^sysrq: |^Sending NMI from CPU|^Showing (?:all locks held|busy workqueues)|^After \d+ seconds, these CPUS"
 )
@@ -131,6 +132,8 @@ def hang(
             tasks[task.pid] = task
         else:
             stack, number = read_stack(content), _number(words)
+            if _IDLES & words.keys():
+                stack.pid = 0
             cpus[number] = _cpu(number, words, stack.after(stacks.get(number, stack)))
             stacks[number] = stack
     for text in plain:
@@ -157,7 +160,7 @@ def _number(words: dict[str, str]) -> int:
 
 
 def _cpu(number: int, words: dict[str, str], stack: Stack) -> CpuSeen:
-    if "idle" in words or "idling" in words:
+    if _IDLES & words.keys():
         return CpuSeen(number, "idle", at=words.get("idle"))
     return CpuSeen(
         number,

@@ -61,7 +61,7 @@ _WAITS = (
 @dataclass
 class Stack:
     """`names` begin with the innermost; `at` is the program counter's, `state` kernel, user, idle or
-    unknown."""
+    unknown. `over_user`: it is of an interrupt that came in user space."""
 
     names: list[str] = field(default_factory=list)
     at: str | None = None
@@ -69,6 +69,7 @@ class Stack:
     pid: int | None = None
     irqs_off: bool | None = None
     user: bool = False
+    over_user: bool = False
 
     @property
     def state(self) -> str:
@@ -99,12 +100,12 @@ class Stack:
         """This one of a CPU, unless it shows only an interrupt that came and went: `old`, of the same task, does not
         have its culprit. Then it is what was interrupted."""
         entry = next((place for place, name in enumerate(self.names) if name.startswith(_ENTRIES)), None)
-        if entry is None or (self.pid, self.state) != (old.pid, old.state) or self.culprit in old.names:
+        if entry is None or self is old or self.pid != old.pid or self.culprit in old.names:
             return self
         below = self.names[entry + 1 :]
-        if not below or self.culprit not in self.names[:entry]:
+        if not (below or self.over_user) or self.culprit in below:
             return self
-        return replace(self, names=below, at=below[0], irqs_off=False)
+        return replace(self, names=below, at=below[0] if below else None, irqs_off=False, user=not below)
 
 
 def read_stack(lines: Sequence[str]) -> Stack:
@@ -128,10 +129,12 @@ def read_stack(lines: Sequence[str]) -> Stack:
                     stack.at = name or None
                     stack.names += [name] if name else []
                 shown = shown or not traced
-            elif not _USER.match(line) and name:
-                stack.names.append(name)
                 # Above the trace, arm64 has its flags before the program counter.
                 stack.irqs_off = None if traced else stack.irqs_off
+            elif not _USER.match(line):
+                stack.names += [name] if name else []
+            elif stack.names and stack.names[-1].startswith(_ENTRIES):
+                stack.over_user = True
         elif (flags := _FLAGS.search(line)) and stack.irqs_off is None and not _USER.match(line):
             bits = flags["flags"]
             stack.irqs_off = not int(bits, 16) & _INTERRUPTS if bits else flags["masked"] == "I"
