@@ -112,8 +112,8 @@ def excerpt(evidence: list[dict[str, Any]]) -> str:
 
 # A job that ended has its result on disk, whoever asks and whenever.
 def job_state(vm: client.VM, job: int, stream: str, since: int, limit: int) -> CallToolResult:
-    result = runs.read_json(vm.run / "jobs" / str(job) / "result.json")
     live = runs.is_live(vm.run)
+    result = runs.read_json(vm.run / "jobs" / str(job) / "result.json")
     fields: dict[str, Any] = {"state": "running" if live else "lost: the VM ended first"}
     if result:
         fields = {

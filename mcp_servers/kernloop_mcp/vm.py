@@ -186,8 +186,14 @@ class Tools:
         vm = await asyncio.to_thread(client.last, name)
         if runs.is_live(vm.run):
             work = Work(lambda: vm.job(job, timeout=timeout))
-            if await within(ctx, work, timeout + 2):
-                work.result()
+            try:
+                if await within(ctx, work, timeout + 2):
+                    work.result()
+            except UsageError:
+                raise
+            except HarnessError:
+                if not await asyncio.to_thread(vm.ended):
+                    raise
         return await asyncio.to_thread(views.job_state, vm, job, stream, since, bytes)
 
     async def vm_console(

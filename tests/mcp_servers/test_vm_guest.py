@@ -20,6 +20,7 @@ from kernloop.errors import UsageError
 from kernloop.vm import client
 from kernloop_mcp import tools
 from support import events_of, processes_naming, runs_dir, server_of, the_run, verdict_of
+from vms import pids_of
 
 __all__ = ["anyio_backend"]
 
@@ -110,6 +111,27 @@ async def test_vm_job_and_cursor_outlive_the_server() -> None:
         assert "Linux version" not in page["text"]
         over = await agent.call("vm_job", name="a", job=begun["job"], timeout=30)
         assert (over["verdict"], over["stdout"]) == ("pass", "one\ntwo\n")
+
+
+async def test_a_job_whose_vm_is_killed_while_somebody_waits_is_told_as_lost() -> None:
+    async with over_stdio() as connected:
+        agent = Agent(connected)
+        await agent.call("vm_start", name="a")
+        job = (await agent.call("vm_exec", name="a", command="echo begun; sleep 1000", background=True))["job"]
+        [info] = client.listing()
+        told: dict[str, Any] = {}
+
+        async def wait() -> None:
+            told.update(await agent.call("vm_job", name="a", job=job, timeout=40))
+
+        agent.progress.clear()
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            with anyio.fail_after(60):
+                while not agent.progress:  # it waits
+                    await anyio.sleep(0.05)
+            os.kill(pids_of(info.run)["supervisor"], signal.SIGKILL)
+        assert (told["state"], told["stdout"]) == ("lost: the VM ended first", "begun\n")
 
 
 async def known(name: str) -> None:

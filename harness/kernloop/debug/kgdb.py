@@ -11,12 +11,10 @@ Nothing here holds the session: another process goes on with it. It ends by `end
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kernloop import runs
 from kernloop.errors import HarnessError, UsageError
 from kernloop.vm.client import VM
 from kernloop.vm.kgdb import State
@@ -47,7 +45,6 @@ __all__ = [
 # How to go on: what GDB calls it.
 STEPS = ("step", "next", "stepi", "nexti", "finish", "continue")
 _SECONDS = 30.0
-_GONE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -129,10 +126,7 @@ def state(vm: VM) -> Answer:
     except UsageError:
         raise
     except HarnessError:
-        # The last thing that a process drops is not its connection.
-        with contextlib.suppress(HarnessError):
-            runs.wait_until_over(vm.run, _GONE_SECONDS)
-        if runs.is_live(vm.run):
+        if not vm.ended():
             raise
     return Answer(State.EXITED, "the VM has ended", f"kernloop runs show {vm.run.name}", False, None, "", "", {})
 

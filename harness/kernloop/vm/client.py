@@ -82,6 +82,12 @@ class VM:
         facts = self._ask("info", seconds=timeout)
         return VmInfo(self.name, self.run, facts["state"], facts)
 
+    def ended(self) -> bool:
+        """Whether it has ended, asked by who got no answer: the last thing that a process drops is not its socket."""
+        with contextlib.suppress(HarnessError):
+            runs.wait_until_over(self.run, _KILLED_SECONDS)
+        return not runs.is_live(self.run)
+
     def wait_up(self, *, timeout: float = 50.0) -> bool:
         """Whether it takes commands within `timeout` seconds. Raises HarnessError when it ended before it did."""
         deadline = time.monotonic() + timeout

@@ -13,7 +13,7 @@ from kernloop.debug import kgdb
 from kernloop.debug.gdb import client as gdbs
 from kernloop.debug.questions import at_gdb, at_kgdb
 from kernloop.debug.questions.told import By, tree_of
-from kernloop.errors import UsageError
+from kernloop.errors import HarnessError, UsageError
 from kernloop.vm import client
 from kernloop.vm.client import VM
 from kernloop.vm.qemu import KGDB
@@ -96,7 +96,12 @@ def _as_it_is(vm: VM, act: Act, by: str) -> Standing:
     try:
         return _of_gdb(gdbs.Answer(gdbs.last(vm), {}))
     except UsageError:
-        state = vm.info().state if runs.is_live(vm.run) else "exited"
+        try:
+            state = vm.info().state
+        except HarnessError:
+            if not vm.ended():
+                raise
+            state = "exited"
         still = state in ("panicked", "hung", "paused", "in-kgdb")
         return Standing(By.GDB, "off", still, detail=f"no debugger was at this VM, which is {state}")
 
