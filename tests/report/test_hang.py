@@ -94,6 +94,22 @@ def test_a_tick_on_a_cpu_that_computes_or_idles_is_no_hang_in_the_kernel(
     assert skipped.cpus[0].state == ("idle" if state == "idle" else "kernel")
 
 
+def test_a_cpu_that_ran_another_task_before_does_not_hang() -> None:
+    *_, plain = (FIXTURES / "sysrq-ticks-7.3.4.log").read_text().split("sysrq: Show")
+    busy = plain.replace("PID: 0 Comm: swapper/0", "PID: 15 Comm: rcu_preempt").replace("default_idle", "force_qs_rnp")
+    busy = busy.replace("pv_native_safe_halt", "force_qs_rnp").replace("do_idle", "rcu_gp_kthread")
+    for seen in (plain + busy, busy + plain):
+        found = hang(seen.split("\n"))
+        assert found is not None
+        assert (found.function, found.comm) == ("lkdtm_SOFTLOCKUP", "sh")
+    first = busy.partition("Sending NMI")[0].split("\n")
+    waits = hang([*lines_of("hungtask"), *first])
+    alone = hang(first)
+    assert waits is not None
+    assert alone is not None
+    assert (waits.function, alone.function) == ("lkdtm_HUNG_TASK", "force_qs_rnp")
+
+
 def test_registers_tell_where_a_cpu_is_that_answers_nothing() -> None:
     registers = (FIXTURES / "hardlockup-7.3.4.registers").read_text()
     found = hang(lines_of("hardlockup"), registers=registers, symbol=lambda address: f"kl_{address & 0xFFF:x}")

@@ -56,7 +56,8 @@ _INTERRUPTS = 0x200
 @dataclass(frozen=True)
 class CpuSeen:
     """`state` is kernel, user, idle, unknown or silent; `at` the function of the program counter, `function` the
-    culprit: the first that neither locks nor reports. `lock`: it waits there for a spinlock."""
+    culprit: the first that neither locks nor reports. `lock`: it waits there for a spinlock. `moved`: it ran another
+    task at the look before."""
 
     cpu: int
     state: str
@@ -67,6 +68,7 @@ class CpuSeen:
     irqs_off: bool | None = None
     lock: bool = False
     frames: tuple[str, ...] = ()
+    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def hang(
             stack, number = read_stack(content), _number(words)
             if _IDLES & words.keys():
                 stack.pid = 0
-            cpus[number] = _cpu(number, words, stack.after(stacks.get(number, stack)))
+            before = stacks.get(number, stack)
+            cpus[number] = replace(_cpu(number, words, stack.after(before)), moved=before.pid != stack.pid)
             stacks[number] = stack
     for text in plain:
         if silent := _SILENT.search(text):
@@ -199,7 +202,11 @@ def _by_qemu(registers: str, symbol: Callable[[int], str | None] | None) -> Iter
 # Whose fault: a CPU that does not leave the kernel, before a task that waits, before a program that computes.
 def _judged(cpus: Sequence[CpuSeen], tasks: Sequence[TaskSeen], held: tuple[Lock, ...]) -> Hang:
     blocked = tuple(task for task in tasks if task.state == "D")[:_MAX_TASKS]
-    busy = sorted((cpu for cpu in cpus if cpu.state == "kernel"), key=lambda cpu: (cpu.lock, not cpu.irqs_off, cpu.cpu))
+    kernel = sorted(
+        (cpu for cpu in cpus if cpu.state == "kernel"), key=lambda cpu: (cpu.lock, not cpu.irqs_off, cpu.cpu)
+    )
+    # One that ran another task before works, and does not hang.
+    busy = [cpu for cpu in kernel if not cpu.moved] or ([] if blocked else kernel)
     all_of_it = Hang("", cpus=tuple(cpus), blocked=blocked, held=held)
     found = partial(replace, all_of_it)
     if busy:
