@@ -306,7 +306,8 @@ async def test_every_one_of_several_sysrq_keys_is_answered() -> None:
             asked = await agent.call("vm_control", name="a", action="sysrq", keys="9mwl")
             await agent.call("vm_wait", name="a", until="backtrace of all", since=asked["cursor"])
             page = await agent.call("vm_console", name="a", since=asked["cursor"], grep="sysrq: ")
-            said = [line.partition("sysrq: ")[2] for line in page["text"].splitlines()]
+            # One that is slow to answer is asked twice.
+            said = list(dict.fromkeys(line.partition("sysrq: ")[2] for line in page["text"].splitlines()))
             assert said[:5] == [
                 "Changing Loglevel", "Loglevel set to 9", "Show Memory", "Show Blocked State",
                 "Show backtrace of all active CPUs",

@@ -85,7 +85,7 @@ def test_it_ends_with_its_time_and_prints_what_it_printed(state: Path, vm: VM) -
         'BEGIN { printf("it begins\\n"); @done = 0; } interval:ms:100 { @ticks = count(); }'
         " kprobe:vfs_read { @by[comm] = count(); @at[kstack(2)] = count(); } END { @done = 1; }"
     )
-    value = bpftrace(state, program, "--seconds", "2", "--json").json
+    value = bpftrace(state, program, "--seconds", "8", "--json").json
     assert (value["stopped"], value["lines"]) == ("time", ["it begins"])
     found = maps(value)
     assert found["@done"] == [{"value": 1}]

@@ -67,7 +67,7 @@ def test_a_deadline_exits_124_and_keeps_backtraces_of_a_living_kernel() -> None:
 
 def test_a_guest_that_never_gets_to_its_init_is_a_boot_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     # It takes 3 s of CPU time to where it says so.
-    monkeypatch.setattr(session, "BOOT_SECONDS", 25.0)
+    monkeypatch.setattr(session, "BOOT_SECONDS", 40.0)
     request = library.Request(("true",), append=("rdinit=/bin/cat",))
     with runs.create("run", library.SCHEMA, {"subject": "true"}) as record:
         outcome = library.execute(

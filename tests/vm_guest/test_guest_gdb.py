@@ -60,8 +60,8 @@ def gdb(vm: VM) -> Iterator[Gdb]:
         session.detach()
     until(lambda: vm.info().state == "running", SECONDS, "the guest runs")
     assert sh(vm, "echo alive").stdout == b"alive\n"
-    assert not (vm.run / "gdbstub").exists()
-    assert not (vm.run / "gdb/socket").exists()
+    left = (vm.run / "gdbstub", vm.run / "gdb/socket")
+    until(lambda: not any(path.exists() for path in left), SECONDS, "no socket is left")
 
 
 def pids(vm: VM) -> tuple[int, int]:
@@ -201,7 +201,8 @@ def test_a_guest_that_spins_with_interrupts_off_is_interrupted_and_shows_where(o
     assert stopped.reason is Reason.INTERRUPTED
     functions = [frame["function"] for one in gdb.ask("cpus", limit=12).found["cpus"] for frame in one["frames"]]
     assert "kl_spin_twice" in functions
-    # What has the guest dies: what is left is told as it is.
+    # What has the guest dies: what is left is told as it is, also where GDB hears of it first.
+    gdb.ask("continue", timeout=0)
     owner, debugger = pids(vm)
     os.kill(pids_of(vm.run)["qemu"], signal.SIGKILL)
     until(lambda: gdb.ask("state").session.state is State.EXITED, SECONDS, "the session has ended with the VM")
@@ -256,7 +257,8 @@ def test_a_killed_supervisor_takes_gdb_with_it(own_folders: None) -> None:
     # At random addresses, and without debugging information unless Debian's package was fetched.
     vm = started("short", kernel="debian:7.3.4", append=("kaslr",))
     [line] = sh(vm, "grep ' do_sys_openat2$' /proc/kallsyms").stdout.decode().splitlines()
-    assert b"ffffffff81000000" not in sh(vm, "grep ' _stext$' /proc/kallsyms").stdout
+    # It may draw offset 0, one time in 475.
+    assert b"nokaslr" not in sh(vm, "cat /proc/cmdline").stdout
     gdb = gdbs.attach(vm)
     known = gdb.ask("modules").found
     assert known["dwarf"] or "names only" in known["notes"][0]

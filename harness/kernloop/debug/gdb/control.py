@@ -55,6 +55,8 @@ class Control:
         self._stepping = ""
         # We are going: what ends is not lost.
         self.leaving = False
+        # QEMU's end of the connection has gone: with QEMU, or alone.
+        self.closed = asyncio.Event()
         # Why the guest cannot go on, if it cannot.
         self.dead: Reason | None = None
         gdb.on_news = self._on_news
@@ -176,7 +178,7 @@ class Control:
             if self.session.state is State.STOPPED:
                 self._become(Session(State.RUNNING, stops=self.session.stops))
         elif record.word == "thread-group-exited" and not self.leaving:
-            self.over(State.LOST, "QEMU's gdbstub has closed the connection")
+            self.closed.set()
 
     def _on_stop(self, record: Record) -> None:
         # What stops for several reasons at once says each thing again: the first counts.

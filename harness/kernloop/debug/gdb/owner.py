@@ -48,6 +48,7 @@ _CONNECT_SECONDS = 30.0
 _STUB_SECONDS = 90.0
 _REQUEST_SECONDS = 30.0
 _CLOSE_SECONDS = 2.0
+_ENDS_SECONDS = 5.0
 _SEEN_SECONDS, _SEEN_POLL_SECONDS = 15.0, 0.02
 # States of a VM whose kernel is stopped for good.
 _DEAD = {"panicked": Reason.PANIC, "hung": Reason.WATCHDOG}
@@ -188,26 +189,30 @@ class Owner:
         """Until somebody detaches, the VM or GDB ends, or nobody has asked anything for half an hour."""
         supervisor = asyncio.create_task(self._supervisor_ends())
         detached = asyncio.create_task(self._detached.wait())
+        closed = asyncio.create_task(self.control.closed.wait())
         idle = asyncio.create_task(self._idle())
         noting = asyncio.create_task(self._note_each())
         try:
-            signs: set[asyncio.Future[Any]] = {supervisor, detached, idle, self._gdb.ended}
+            signs: set[asyncio.Future[Any]] = {supervisor, detached, idle, closed, self._gdb.ended}
             await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
-            if self._gdb.ended.done() and not supervisor.done():
+            if self._gdb.ended.done() or closed.done():
                 # With QEMU goes its stub, and GDB may notice first.
-                await asyncio.wait({supervisor}, timeout=1)
+                await asyncio.wait({supervisor}, timeout=_ENDS_SECONDS)
             if supervisor.done():
                 self.control.over(State.EXITED, "the VM has ended")
             elif self._gdb.ended.done():
                 self.control.over(State.LOST, f"gdb is gone: {self._gdb.ended.result()}")
+            elif closed.done():
+                self.control.over(State.LOST, "QEMU's gdbstub has closed the connection")
             else:
                 if self.control.dead is None:
                     await self._leave()
                 self.control.over(State.DETACHED, "by a client" if detached.done() else "nobody used it")
         finally:
-            for task in (supervisor, detached, idle, noting):
+            tasks = (supervisor, detached, idle, closed, noting)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(supervisor, detached, idle, noting, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._note()
 
     async def close(self) -> None:

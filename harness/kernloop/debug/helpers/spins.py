@@ -21,7 +21,7 @@ from kernloop.debug.stacks import Stacks, on_cpu
 
 __all__ = ["Holder", "Spin", "holders", "spins"]
 
-# kernel/locking/qspinlock.c, arch/x86/include/asm/qspinlock.h, kernel/locking/qrwlock.c, spinlock.c
+# kernel/locking/qspinlock.c, arch/x86/include/asm/qspinlock.h, kernel/locking/qrwlock.c
 _SPINNERS = (
     "native_queued_spin_lock_slowpath",
     "queued_spin_lock_slowpath",
@@ -29,11 +29,10 @@ _SPINNERS = (
     "resilient_queued_spin_lock_slowpath",
     "queued_read_lock_slowpath",
     "queued_write_lock_slowpath",
-    "_raw_spin_lock",
-    "_raw_read_lock",
-    "_raw_write_lock",
     "virt_spin_lock",
 )
+# kernel/locking/spinlock.c; who is in it alone takes a lock that is free.
+_LOCKERS = (*_SPINNERS, "_raw_spin_lock", "_raw_read_lock", "_raw_write_lock")
 # Who asks the slow path: the argument's register first, then where compilers keep it.
 _ORDER = ("rdi", "rbx", "rbp", "r12", "r13", "r14", "r15", "rdx", "rcx", "rsi", "rax", "r8", "r9", "r10", "r11")
 _KERNEL = 0xFFFF800000000000
@@ -82,7 +81,7 @@ def spins(prog: Program, stacks: Stacks) -> tuple[Spin, ...]:
             continue
         address = _lock(prog, stack, registers, depth)
         value = int.from_bytes(prog.read(address, 4), "little") if address else 0
-        asker = next((call for call in stack.calls[depth:] if not call.function.startswith(_SPINNERS)), None)
+        asker = next((call for call in stack.calls[depth:] if not call.function.startswith(_LOCKERS)), None)
         who_ = who(stacks.current(cpu))
         having = holders(prog, stacks, address) if address else ()
         name = named(code, address) if address else ""
