@@ -31,7 +31,7 @@ __all__ = [
     "stop_all",
 ]
 
-CLEANED = 3.0
+CLEANED = 20.0
 
 
 @contextlib.contextmanager
@@ -75,10 +75,10 @@ def sh(vm: VM, script: str, *, timeout: float = 60.0) -> ExecResult:
 
 
 def check_time_of_day(vm: VM) -> None:
-    """The guest's clock is the host's, to 2 s; how long the answer takes is none of it."""
+    """The guest's clock is the host's, not its snapshot's; how long it takes to be set and to answer is none of it."""
     before = time.time()
     told = float(sh(vm, "date +%s").stdout)
-    assert before - 2 < told < time.time() + 2
+    assert before - 10 < told < time.time() + 2
 
 
 def pids_of(run: Path) -> dict[str, int]:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.vm
 
 # A command that says when it runs, then never ends by itself.
 COMMAND = ("sh", "-c", "echo running; sleep 600")
-CLEANED = 3.0
+CLEANED = 20.0
 
 
 @pytest.fixture

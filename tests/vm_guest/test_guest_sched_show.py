@@ -106,7 +106,10 @@ def test_tasks_behind_one_cpu_are_in_its_queue_by_vtime_and_one_of_them_runs(vm:
     def all_four() -> Shown | None:
         shown = show(vm, hold=True)
         three = queued(shown) < set(HOGS) and len(queued(shown)) == 3
-        return shown if three and shown.seen.cpus[1].current in HOGS else None
+        # Nor one on its way from one to the next.
+        cpu = shown.seen.cpus[1]
+        settled = {cpu.current} | queued(shown) == set(HOGS) and cpu.running == 4 and not shown.seen.off_queue
+        return shown if three and settled else None
 
     shown = until(all_four, SECONDS, "three hogs wait")
     assert shown is not None and shown.still and shown.held and shown.vm_state == "running"

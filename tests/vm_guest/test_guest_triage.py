@@ -60,7 +60,8 @@ def test_a_panic_of_a_prebuilt_kernel_has_its_task_stack_cpus_and_log() -> None:
     assert suspect["calls"][-1].startswith("entry_SYSCALL_64") and suspect["whole"]
     assert [cpu["cpu"] for cpu in memory["cpus"]] == [0, 1]
     other = next(cpu for cpu in memory["cpus"] if cpu["task"] != suspect["task"])
-    assert other["stopped"] and other["task"].startswith("sh[")
+    # A thread of the kernel's may have its turn just then.
+    assert other["stopped"] and other["task"].startswith(("sh[", "rcu_", "ksoftirqd/", "kworker/")), other
     assert any(line.endswith("] before") for line in memory["dmesg"]) and "] before" in text
     assert not memory["problems"]
     where = [text.index(word) for word in ("panic: ", "Task to blame: sh", "CPUs", "sched_ext", "Log", "next: ")]

@@ -100,12 +100,12 @@ def test_a_supervisor_told_to_end_does_and_a_terminals_signals_are_not_for_it(nu
 def test_a_supervisor_that_stands_still_gives_no_answer_and_can_still_be_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client, "_KILLED_SECONDS", 2.0)
+    monkeypatch.setattr(client, "_KILLED_SECONDS", 5.0)
     vm, other = started("a"), started("b")
     os.kill(pids_of(vm.run)["supervisor"], signal.SIGSTOP)
     begun = time.monotonic()
     assert states() == {"a": "no answer", "b": "running"}
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 20
     verdict = vm.stop()
     assert verdict["verdict"] == "infra"
     assert states() == {"b": "running"}
@@ -204,7 +204,7 @@ def test_stopping_ends_commands_that_run_and_their_clients_are_told() -> None:
     thread.start()
     until(lambda: vm.info().facts["jobs"], 60, "the command runs")
     assert vm.stop()["verdict"] == "pass"
-    thread.join(10)
+    thread.join(60)
     assert (results[0].verdict, results[0].summary) == ("lost", "the VM was ended: stopped")
 
 
@@ -323,12 +323,12 @@ def test_a_start_that_is_killed_is_an_error_with_a_hint(number: signal.Signals) 
     until(lambda: any("qemu-started" in str(events_of(run)) for run in runs_dir().glob("*")), 30, "QEMU runs")
     [run] = runs_dir().iterdir()
     os.kill(pids_of(run)["supervisor"], number)
-    thread.join(10)
+    thread.join(60)
     assert f"status -{number.value}" in errors[0].message
     assert errors[0].hint
     assert runs.wait_for_verdict(run, CLEANED)["verdict"] == "infra"
     check_nothing_left(run)
-    until(lambda: descriptors() <= before, 2, "no descriptor more")
+    until(lambda: descriptors() <= before, 20, "no descriptor more")
 
 
 def idle(vm: VM) -> bool:
@@ -378,7 +378,7 @@ def cycles(count: int) -> list[float]:
         verdict = vm.stop()
         assert verdict["verdict"] == "pass"
         check_nothing_left(vm.run)
-    until(lambda: all(now <= then for now, then in zip(has(), before, strict=True)), 5, f"no more than {before}")
+    until(lambda: all(now <= then for now, then in zip(has(), before, strict=True)), 20, f"no more than {before}")
     return times
 
 
@@ -421,7 +421,7 @@ def test_the_supervisor_grows_by_nothing_with_the_commands_it_has_run() -> None:
     before = descriptors(pid)
     for _ in range(60):
         sh(vm, "true")
-    until(lambda: descriptors(pid) <= before, 2, "no descriptor more")
+    until(lambda: descriptors(pid) <= before, 20, "no descriptor more")
     assert subprocess.run(["pgrep", "-P", str(pid)], stdout=subprocess.PIPE).stdout.count(b"\n") == 2  # QEMU, keeper
 
 

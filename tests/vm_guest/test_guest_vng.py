@@ -134,5 +134,5 @@ def test_a_killed_owner_leaves_neither_qemu_nor_virtiofsd_nor_files(number: sign
     assert staged
     owner.send_signal(number)
     owner.wait(10)
-    until(lambda: not any(alive(pid) for pid in (qemu, *daemons)), 3, "QEMU and virtiofsd gone")
-    until(lambda: not all(path.exists() for path in staged), 3, "the owner's temporary folder gone")
+    until(lambda: not any(alive(pid) for pid in (qemu, *daemons)), 20, "QEMU and virtiofsd gone")
+    until(lambda: not all(path.exists() for path in staged), 20, "the owner's temporary folder gone")

@@ -20,8 +20,11 @@ from kernloop.host import owned
 
 __all__ = ["DIE_WITH_PARENT", "Completed", "become", "detach", "disk_full", "end_group", "follow", "run", "spawn"]
 
-# A child dies with us even if the keeper died first.
+# A child dies with its parent even if the keeper died first.
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+# One whose parent was dead before it asked for that signal gets none: it looks afterwards whether we are still its
+# parent.
+_NOT_LATE = (*DIE_WITH_PARENT, "sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def spawn(
         raise HarnessError(f"{argv[0]} is not installed", hint="kernloop doctor names the package")
     try:
         return subprocess.Popen(
-            [*DIE_WITH_PARENT, *argv],
+            [*_NOT_LATE, str(os.getpid()), *argv],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

@@ -8,7 +8,7 @@ stack has the address in a word, or whose functions on the stack refer to it in 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drgn import FaultError, Object, Program
 
@@ -36,6 +36,8 @@ _LOCKERS = (*_SPINNERS, "_raw_spin_lock", "_raw_read_lock", "_raw_write_lock")
 # Who asks the slow path: the argument's register first, then where compilers keep it.
 _ORDER = ("rdi", "rbx", "rbp", "r12", "r13", "r14", "r15", "rdx", "rcx", "rsi", "rax", "r8", "r9", "r10", "r11")
 _KERNEL = 0xFFFF800000000000
+# IF of x86's flags: what an interrupt came to has it set.
+_INTERRUPTS = 0x200
 _TOP = 3
 _MOST_CODE = 1 << 16
 _STACK = 16 << 10
@@ -75,8 +77,7 @@ def spins(prog: Program, stacks: Stacks) -> tuple[Spin, ...]:
     found = []
     code = code_of(prog)
     for cpu, registers in sorted(stacks.cpus.items()):
-        stack = stacks.of_cpu(cpu)
-        depth = _spinning(stack)
+        stack, registers, depth = _spinner(stacks.of_cpu(cpu), registers)
         if registers.user or depth is None:
             continue
         address = _lock(prog, stack, registers, depth)
@@ -99,8 +100,8 @@ def holders(prog: Program, stacks: Stacks, address: int) -> tuple[Holder, ...]:
     code = code_of(prog)
     for cpu, registers in sorted(stacks.cpus.items()):
         stack = stacks.of_cpu(cpu)
-        depth = _spinning(stack)
-        spinning = depth is not None and _lock(prog, stack, registers, depth) == address
+        at, words, depth = _spinner(stack, registers)
+        spinning = depth is not None and _lock(prog, at, words, depth) == address
         if not (evidence := _refers(prog, code, stack, registers, address)):
             continue
         call, why = evidence
@@ -118,6 +119,20 @@ def _off_cpu(prog: Program, code: Code, stacks: Stacks, task: Object, address: i
     stack = stacks.of(task)
     evidence = _refers(prog, code, stack, None, address)
     return Holder(who(task), None, str(evidence[0]), None, evidence[1]) if evidence else None
+
+
+# An interrupt may have come to a CPU that spins: what it saved tells what the CPU did. The innermost first, for an
+# interrupt may spin as well.
+def _spinner(stack: Stack, registers: Registers) -> tuple[Stack, Registers, int | None]:
+    if (depth := _spinning(stack)) is not None:
+        return stack, registers, depth
+    for level, call in enumerate(stack.calls):
+        if call.interrupted and call.registers:
+            at = replace(stack, calls=stack.calls[level:])
+            if (depth := _spinning(at)) is not None:
+                words = {**call.registers, "rip": call.ip, "rsp": call.sp}
+                return at, replace(registers, words=words, flags=registers.flags | _INTERRUPTS), depth
+    return stack, registers, None
 
 
 def _spinning(stack: Stack) -> int | None:
