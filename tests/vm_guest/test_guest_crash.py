@@ -20,8 +20,9 @@ def console() -> str:
     return (path / "console.log").read_text(errors="replace")
 
 
+# What a command writes in the moment before may still be in the pipe to the agent: hence the second.
 def test_a_panic_exits_120_and_names_the_function_with_the_consoles_excerpt() -> None:
-    done = kernloop("run", "--", "sh", "-c", "echo before; echo c > /proc/sysrq-trigger; echo after")
+    done = kernloop("run", "--", "sh", "-c", "echo before; sleep 1; echo c > /proc/sysrq-trigger; echo after")
     assert (done.status, done.out) == (120, b"before\n")
     path = the_run()
     assert path is not None
@@ -34,7 +35,7 @@ def test_a_panic_exits_120_and_names_the_function_with_the_consoles_excerpt() ->
     told = kernloop("report", path.name, "--markdown")
     mail = told.out.decode()
     assert told.status == 1
-    assert "```sh\nkernloop run -- sh -c 'echo before; echo c > /proc/sysrq-trigger; echo after'\n```" in mail
+    assert "```sh\nkernloop run -- sh -c 'echo before; sleep 1; echo c > /proc/sysrq-trigger; echo after'\n```" in mail
     assert f"- build-id: `{verdict['kernel']['guest_build_id']}`" in mail
     assert "CONFIG_SMP=y" in mail
     page = (path / "report.html").read_text()
@@ -47,7 +48,7 @@ def test_a_panic_exits_120_and_names_the_function_with_the_consoles_excerpt() ->
 
 
 def test_a_panic_in_the_json_carries_what_the_command_said_before_it() -> None:
-    done = kernloop("run", "--json", "--", "sh", "-c", "echo before; echo c > /proc/sysrq-trigger")
+    done = kernloop("run", "--json", "--", "sh", "-c", "echo before; sleep 1; echo c > /proc/sysrq-trigger")
     assert done.status == 120
     assert (done.json["verdict"], done.json["stdout"]["text"]) == ("panic", "before\n")
 
