@@ -104,7 +104,7 @@ async def test_vm_job_and_cursor_outlive_the_server() -> None:
         cursor = (await agent.call("vm_console", name="a"))["cursor"]
     async with over_stdio() as connected:
         agent = Agent(connected)
-        await agent.call("vm_exec", name="a", command="echo later > /dev/kmsg")
+        await agent.call("vm_exec", name="a", command="echo later > /dev/kmsg; sleep 2")
         page = await agent.call("vm_console", name="a", since=cursor)
         # The kernel may have said something of its own.
         assert page["text"].count("later\n") == 1
