@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PT_REGS", "Registers", "of_monitor", "of_vmcore"]
+__all__ = ["INTERRUPTS", "PT_REGS", "Registers", "of_monitor", "of_vmcore"]
 
 _CPU = re.compile(r"^CPU#(\d+)\s*$", re.MULTILINE)
 _WORD = re.compile(r"\b(R[A-Z0-9]{1,2})\s*=([0-9a-f]{16})")
 _FLAGS = re.compile(r"\bRFL=([0-9a-f]+)")
 _STATE = re.compile(r"\b(CPL|HLT)=(\d)")
-_INTERRUPTS = 1 << 9
+INTERRUPTS = 1 << 9
 # struct pt_regs and the head of struct user_regs_struct, which a PRSTATUS note holds (arch/x86/include/asm/ptrace.h,
 # user_64.h): the same order.
 PT_REGS = ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi")
@@ -59,7 +59,7 @@ class Registers:
 
     @property
     def interrupts(self) -> bool:
-        return bool(self.flags & _INTERRUPTS)
+        return bool(self.flags & INTERRUPTS)
 
 
 def of_monitor(text: str) -> tuple[Registers, ...]:

@@ -16,7 +16,7 @@ from kernloop.debug.code import Code, code_of
 from kernloop.debug.helpers.tasks import Who, every_task, who
 from kernloop.debug.helpers.waits import named
 from kernloop.debug.orc import Call, Stack
-from kernloop.debug.registers import Registers
+from kernloop.debug.registers import INTERRUPTS, Registers
 from kernloop.debug.stacks import Stacks, on_cpu
 
 __all__ = ["Holder", "Spin", "holders", "spins"]
@@ -36,8 +36,6 @@ _LOCKERS = (*_SPINNERS, "_raw_spin_lock", "_raw_read_lock", "_raw_write_lock")
 # Who asks the slow path: the argument's register first, then where compilers keep it.
 _ORDER = ("rdi", "rbx", "rbp", "r12", "r13", "r14", "r15", "rdx", "rcx", "rsi", "rax", "r8", "r9", "r10", "r11")
 _KERNEL = 0xFFFF800000000000
-# IF of x86's flags: what an interrupt came to has it set.
-_INTERRUPTS = 0x200
 _TOP = 3
 _MOST_CODE = 1 << 16
 _STACK = 16 << 10
@@ -131,7 +129,7 @@ def _spinner(stack: Stack, registers: Registers) -> tuple[Stack, Registers, int 
             at = replace(stack, calls=stack.calls[level:])
             if (depth := _spinning(at)) is not None:
                 words = {**call.registers, "rip": call.ip, "rsp": call.sp}
-                return at, replace(registers, words=words, flags=registers.flags | _INTERRUPTS), depth
+                return at, replace(registers, words=words, flags=registers.flags | INTERRUPTS), depth
     return stack, registers, None
 
 
