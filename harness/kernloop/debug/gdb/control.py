@@ -78,22 +78,13 @@ class Control:
                 return
             await asyncio.wait({self.changed.next}, timeout=left)
 
-    async def until_running(self) -> None:
-        """The guest was told to go on, and GDB says that it does. Raises HarnessError."""
-        deadline = asyncio.get_running_loop().time() + _STOP_SECONDS
-        while self.session.state is State.STOPPED:
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                raise HarnessError("the guest does not go on", hint="kernloop vm list")
-            await asyncio.wait({self.changed.next}, timeout=left)
-
     async def go_on(self, timeout: float) -> None:
         """Let the guest go on, and wait for its next stop. Raises UsageError when it runs already or is dead."""
         self.must_be_stopped()
         self._must_live()
         before = self.session.stops
         self._stepping = ""
-        await self.gdb.ask("-exec-continue")
+        await self._resume("-exec-continue")
         await self.wait(before, timeout)
 
     async def step(self, how: str, timeout: float, count: int, where: str) -> None:
@@ -109,10 +100,22 @@ class Control:
             self._must_live()
             before = self.session.stops
             self._stepping = how
-            await self.gdb.ask(f"{STEPS[how]} {quoted(where)}" if where else STEPS[how])
+            await self._resume(f"{STEPS[how]} {quoted(where)}" if where else STEPS[how])
             await self.wait(before, deadline - loop.time())
             if self.session.state is not State.STOPPED or self.session.reason is not Reason.STEP:
                 return
+
+    # GDB says that the guest runs behind its answer ("^running", then "*running"), and who asks meanwhile would be told
+    # that it stands still, or not be heard: whoever is answered may rely on it.
+    async def _resume(self, command: str) -> None:
+        before = self.session.stops
+        await self.gdb.ask(command)
+        deadline = asyncio.get_running_loop().time() + _STOP_SECONDS
+        while self.session.state is State.STOPPED and self.session.stops == before:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                raise HarnessError("the guest does not go on", hint="kernloop vm list")
+            await asyncio.wait({self.changed.next}, timeout=left)
 
     async def interrupt(self) -> None:
         """Stop the guest, whatever it does: QEMU stops it, no interrupt in it. Raises HarnessError when that fails."""

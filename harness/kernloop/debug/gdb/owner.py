@@ -180,9 +180,8 @@ class Owner:
         await self.control.wait(0, _CONNECT_SECONDS)
         await self._loading.attached()
         if self.control.dead is None:
-            await self._gdb.ask("-exec-continue")
-            await self.control.until_running()
-            await self._seen_to_run()
+            await self.control.go_on(0)
+            await self._seen()
         self._note()
 
     async def until_over(self) -> None:
@@ -255,8 +254,8 @@ class Owner:
                     found = await self._operations[name](**message)
             else:
                 raise UsageError(f"gdb cannot {name!r}", hint="is the client of another version of kernloop?")
-            if name not in ("state", "wait"):
-                await self._seen_to_run()
+            if name != "state":
+                await self._seen()
             return {"result": {"session": self._plain(self.control.session), "found": self._plain(found)}}
         except HarnessError as error:
             # Where the session has just ended, that is the reason.
@@ -264,12 +263,15 @@ class Owner:
                 return {"result": {"session": self._plain(self.control.session), "found": {}}}
             return wire.failure(error)
 
-    # The supervisor hears by QMP that the guest goes on: a command for it that comes at once is not to be refused.
-    async def _seen_to_run(self) -> None:
+    # The supervisor hears by QMP what becomes of the guest: a command for it that comes at once is to be refused when
+    # it stands still, and not when it goes on.
+    async def _seen(self) -> None:
         deadline = time.monotonic() + _SEEN_SECONDS
         with contextlib.suppress(HarnessError):
-            while self.control.session.state is State.RUNNING and time.monotonic() < deadline:
-                if (await asyncio.to_thread(self._vm.info)).state != "in-gdb":
+            while not self.control.session.state.over and time.monotonic() < deadline:
+                state = (await asyncio.to_thread(self._vm.info)).state
+                runs = self.control.session.state is State.RUNNING
+                if state != "in-gdb" if runs else state not in ("running", "starting"):
                     return
                 await asyncio.sleep(_SEEN_POLL_SECONDS)
 
