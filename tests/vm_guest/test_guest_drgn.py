@@ -184,10 +184,20 @@ def test_who_reads_does_not_stop_the_guest_for_50_ms(vm: VM, session: Session) -
         session.close()
         assert ask(session, "task(1).comm")
 
-    assert len(standstills(vm, 4, lambda: ask(session, "__import__('time').sleep(0.1)", hold=True))) >= 3
-    # A host that stands still itself does not do so each time.
+    def held() -> None:
+        ask(session, "__import__('time').sleep(0.3)", hold=True)
+
+    # A host that has no time for QEMU, or stands still itself, does not do so each time.
+    assert any(len(standstills(vm, 4, held)) >= 3 for _ in range(3))
     assert any(standstills(vm, 3, cold) == [] for _ in range(3))
     assert any(standstills(vm, 10, lambda: ask(session, "why_hung().summary")) == [] for _ in range(3))
+
+
+def test_what_is_done_after_a_question_that_held_the_guest_finds_it_running(vm: VM, session: Session) -> None:
+    for _ in range(10):
+        assert ask(session, "task(1).pid", hold=True)["value"] == 1
+        vm.pause()
+        vm.resume()
 
 
 def test_modules_log_pages_and_objects_are_those_of_the_guest(vm: VM, session: Session) -> None:

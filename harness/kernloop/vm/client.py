@@ -262,7 +262,8 @@ class VM:
 
     @contextlib.contextmanager
     def memory(self, *, hold: bool = False) -> Iterator[GuestMemory]:
-        """The guest's memory for the block, to be read past the guest; with `hold` the guest stands still meanwhile."""
+        """The guest's memory for the block, to be read past the guest; with `hold` the guest stands still meanwhile,
+        and goes on when the block is left."""
         with self.connect() as connection:
             connection.send({"op": "memory", "hold": hold})
             message, file = connection.message_with_file(_MEMORY_SECONDS)
@@ -277,6 +278,7 @@ class VM:
                 yield GuestMemory(file, regions, note, str(about["state"]), bool(about["held"]), told)
             finally:
                 os.close(file)
+                connection.finish(_ANSWER_SECONDS)
 
     def kgdb(self, do: str, *, timeout: float = 30.0, **words: Any) -> dict[str, Any]:
         """One command to the kernel's own debugger, as kernloop.debug.kgdb has them."""

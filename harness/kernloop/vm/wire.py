@@ -141,6 +141,13 @@ class Connection:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 
+    def finish(self, seconds: float) -> None:
+        """Wait until the supervisor has done what it does at the end of the connection, for `seconds` at most."""
+        self.socket.settimeout(seconds)
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+            self.socket.recv(1)
+
     def message_with_file(self, seconds: float) -> tuple[dict[str, Any], int | None]:
         """The first thing that the supervisor says, and the descriptor that comes with it. Raises HarnessError."""
         self.socket.settimeout(seconds)
