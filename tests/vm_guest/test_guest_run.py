@@ -58,6 +58,14 @@ def test_an_exit_code_that_means_something_else_to_us_becomes_1_and_the_json_has
     assert (done.json["exit_status"], done.json["exit_code"], done.json["verdict"]) == (code, 1, "command-failed")
 
 
+def test_what_the_kernel_says_by_the_end_of_a_command_is_on_the_console_however_much_it_is() -> None:
+    for end in ("true", "sleep 0.1"):
+        script = f"{end}; echo t > /proc/sysrq-trigger; echo '<4>the last word' > /dev/kmsg"
+        done = kernloop("run", "--json", "--", "sh", "-c", script)
+        console = Path(done.json["evidence"][0]["path"]).read_text()
+        assert console.rstrip().endswith("the last word"), console[-200:]
+
+
 def test_a_command_killed_by_a_signal_exits_1_and_the_json_names_it() -> None:
     done = kernloop("run", "--json", "--", "sh", "-c", "kill -9 $$")
     assert done.status == 1

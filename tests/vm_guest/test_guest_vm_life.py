@@ -259,7 +259,7 @@ def test_each_of_many_that_wait_is_told(vm: VM) -> None:
 
 
 def test_a_warning_of_the_kernel_is_found_by_a_wait_and_named_by_the_command_under_it(vm: VM) -> None:
-    number = vm.exec_background(["sh", "-c", f"sleep 3; echo '{WARNING}' > /dev/kmsg; sleep 2"])
+    number = vm.exec_background(["sh", "-c", f"sleep 3; echo '{WARNING}' > /dev/kmsg"])
     # New is what comes after this has been asked.
     found = vm.wait_report(timeout=60, new=True)
     assert found.matched

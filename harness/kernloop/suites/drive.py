@@ -110,7 +110,7 @@ class _Driver:
                 return End.DEADLINE, None
             if left <= 0:
                 break
-            end = await self.session.first(job.done, min(left, self.deadline - now), End.DEADLINE)
+            end = await self.session.follow(job, min(left, self.deadline - now))
             if end is not End.DEADLINE:
                 self.stream.end_of_output()
                 return end, job.done.result() if end is End.COMMAND else None

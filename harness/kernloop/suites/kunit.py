@@ -163,7 +163,7 @@ async def _watch(
                 on_stderr=lambda data: None,
                 env={"PATH": "/bin:/sbin"},
             )
-            end = await session.first(job.done, max(0.0, deadline - loop.time()), End.DEADLINE)
+            end = await session.follow(job, max(0.0, deadline - loop.time()))
             if end is not End.COMMAND:
                 break
             if job.done.result() != 0:

@@ -212,7 +212,7 @@ class _Driver:
                 self._on_output(data)
 
         job = await session.machine.execute(argv, on_stdout=take, on_stderr=take, env=GUEST_ENV)
-        end = await session.first(job.done, seconds, End.DEADLINE)
+        end = await session.follow(job, seconds)
         await session.console_caught_up()
         if to_user:
             (self._run.path / "output").write_bytes(bytes(said))

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     STDOUT = "O"
     STDERR = "E"
     EXIT = "X"
+    PRINTED = "M"
     FAILED = "F"
     TAKEN = "T"
     READY = "Z"

@@ -18,7 +18,8 @@ GUEST = Path(__file__).parent / "guest"
 
 def init() -> Path:
     """PID 1 and agent."""
-    return build("init", [GUEST / name for name in ("init.c", "handover.c", "hostroot.c", "erst.c", "watchdog.c")])
+    names = ("init.c", "handover.c", "hostroot.c", "erst.c", "printers.c", "watchdog.c")
+    return build("init", [GUEST / name for name in names])
 
 
 def build(name: str, sources: Sequence[Path], *, flags: Sequence[str] = (), libraries: Sequence[str] = ()) -> Path:

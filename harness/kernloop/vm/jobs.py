@@ -24,6 +24,8 @@ __all__ = ["LiveJob", "Result"]
 _KEPT_BYTES = 64 << 20
 # A killed command ends at once, unless the kernel or the agent hangs.
 _KILL_SECONDS = 3.0
+# Its console goes on after the command: who asks for more than this can wait for it there.
+_PRINT_SECONDS = 1.0
 _FOR_EVER = 1e9
 
 
@@ -120,7 +122,7 @@ class LiveJob:
 
     async def _followed(self, seconds: float | None) -> Result:
         job = self.job
-        first = asyncio.create_task(self.session.first(job.done, seconds or _FOR_EVER, End.DEADLINE))
+        first = asyncio.create_task(self.session.follow(job, seconds or _FOR_EVER, printing=_PRINT_SECONDS))
         waits: set[asyncio.Future[Any]] = {first, self._abandoned}
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

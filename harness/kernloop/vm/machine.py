@@ -53,7 +53,8 @@ class Ended:
 
 
 class Job:
-    """A command in the guest. `done` gives its exit code, minus the signal, or in words why it did not start."""
+    """A command in the guest. `done` gives its exit code, minus the signal, or in words why it did not start; then
+    `printed` is when the console has what the kernel had logged by its end."""
 
     def __init__(
         self, on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None], *, number: int = 0
@@ -62,6 +63,7 @@ class Job:
         self.on_stderr = on_stderr
         self.number = number
         self.done: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
+        self.printed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # What the agent has room for, and the news that it has more or needs no more.
         self.window = STDIN_WINDOW
         self.room = asyncio.Event()
@@ -397,11 +399,14 @@ class Machine:
         elif frame.kind is Kind.TAKEN:
             job.window += struct.unpack("<I", frame.data)[0]
             job.room.set()
-        elif not job.done.done():
-            if frame.kind is Kind.EXIT:
-                job.done.set_result(os.waitstatus_to_exitcode(struct.unpack("<i", frame.data)[0]))
-            elif frame.kind is Kind.FAILED:
-                job.done.set_result(frame.data.decode(errors="replace"))
+        elif frame.kind is Kind.EXIT and not job.done.done():
+            job.done.set_result(os.waitstatus_to_exitcode(struct.unpack("<i", frame.data)[0]))
+        elif frame.kind is Kind.FAILED and not job.done.done():
+            job.done.set_result(frame.data.decode(errors="replace"))
+        # A guest that powers off after its only job prints all before.
+        if job.done.done() and (frame.kind in (Kind.PRINTED, Kind.FAILED) or job is self.packed_job):
+            if not job.printed.done():
+                job.printed.set_result(None)
             self._jobs.pop(frame.job, None)
 
     async def read_events(self) -> None:

@@ -24,7 +24,7 @@ from kernloop.vm import dump, pstore, watchdog
 from kernloop.vm.argv import kernel_words
 from kernloop.vm.console import Console
 from kernloop.vm.guest import Guest
-from kernloop.vm.machine import Ended, Hello, Machine
+from kernloop.vm.machine import Ended, Hello, Job, Machine
 from kernloop.vm.pstore import Kept
 from kernloop.vm.stuck import Stuck, in_debugger, look
 
@@ -45,6 +45,8 @@ _SMALL, _SECONDS_A_CPU = 8, 8.0
 _RESTORE_SECONDS = 30.0
 # A kernel that panicked prints its last lines before pvpanic's event or, without pvpanic, just stops.
 _PANIC_SECONDS = 5.0
+# A list of all tasks takes one second, and some kernels have much more to say.
+_PRINT_SECONDS = 10.0
 _SYSRQ_SECONDS = 8.0
 _PRESSED_SECONDS = (2.0, 5.0)
 _QUIET_SECONDS = 0.5
@@ -184,6 +186,14 @@ class Session:
         finally:
             panic.cancel()
             hung.cancel()
+
+    async def follow(self, job: Job, seconds: float, *, printing: float = _PRINT_SECONDS) -> End:
+        """What is first as for `first`, the end of `job` being the goal; then until the console has what the kernel had
+        logged by then, for `printing` seconds at most. A panic in that time counts."""
+        end = await self.first(job.done, seconds, End.DEADLINE)
+        if end is End.COMMAND and await self.first(job.printed, printing, End.COMMAND) is End.PANIC:
+            return End.PANIC
+        return end
 
     def held_by_kgdb(self, held: bool) -> None:
         """The guest's own debugger holds it from now on, or no longer."""

@@ -165,7 +165,7 @@ async def watch(
                 cwd=command.cwd,
                 env=command.env,
             )
-            end = await session.first(job.done, command.seconds, End.DEADLINE)
+            end = await session.follow(job, command.seconds)
             session.times["command"] = run.elapsed - began
             if job.done.done():
                 status = job.done.result()

@@ -141,7 +141,9 @@ static noinline void kl_wait_atomic(void)
 {
 	preempt_disable();
 	schedule_timeout_uninterruptible(1); /* here: schedule_atomic */
-	preempt_enable();
+	/* The report has enabled it: __schedule_bug() is followed by preempt_count_set(PREEMPT_DISABLED). */
+	if (preempt_count())
+		preempt_enable();
 }
 
 static noinline void kl_spin_twice(void)

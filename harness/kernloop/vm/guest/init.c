@@ -9,6 +9,7 @@
  *   guest -> host   H the release, N the notes of /sys/kernel/notes, O stdout, E stderr, X the wait status (i32),
  *                   F why a job could not start, T how many bytes of stdin it took (u32),
  *                   Z ready to be frozen (see handover.c); the restored machine then says H,
+ *                   M after X: what the kernel had logged by then is printed,
  *                   Q the answer to Q, with its number, L to L, D nothing (see drain_port)
  *   host -> guest   R run (see start_job), I stdin (empty: end of file), K a signal number (i32), S power off,
  *                   P whether to keep the output of a job waiting (one byte), since nobody takes it now,
@@ -54,6 +55,7 @@
 #include "erst.h"
 #include "handover.h"
 #include "hostroot.h"
+#include "printers.h"
 #include "watchdog.h"
 
 #define PORT_NAME "kernloop"
@@ -65,6 +67,7 @@
 #define PIPE_PAGES 256 /* _AHEAD of machine.py */
 #define VIRTQUEUE_MAX_SIZE 1024 /* of QEMU's include/hw/virtio/virtio.h */
 #define WINDOW (1 << 18) /* STDIN_WINDOW of frames.py */
+#define TICK_MS 10 /* the longest that a kernel may have */
 
 struct header {
 	uint8_t type;
@@ -87,6 +90,11 @@ static struct job jobs[JOBS_MAX];
 static int port = -1;
 static unsigned long sent_pages; /* of the pipe to the host, at most */
 static bool one_job; /* power off when it ends */
+static struct {
+	uint16_t jobs[JOBS_MAX]; /* which the host has not been told M of */
+	int count;
+	struct timespec since; /* the end of the last one */
+} unprinted;
 
 static void complain(const char *what)
 {
@@ -490,6 +498,37 @@ static bool take_stdin(struct job *job, const char *data, size_t len)
 	return true;
 }
 
+static void all_printed(void)
+{
+	for (int i = 0; i < unprinted.count; i++)
+		send_frame('M', unprinted.jobs[i], "", 0);
+	unprinted.count = 0;
+}
+
+/* After the end of a job. */
+static void until_printed(uint16_t number)
+{
+	bool waits = something_logged() || unprinted.count;
+
+	if (unprinted.count == JOBS_MAX)
+		all_printed();
+	unprinted.jobs[unprinted.count++] = number;
+	clock_gettime(CLOCK_MONOTONIC, &unprinted.since);
+	if (!waits)
+		all_printed();
+}
+
+static void look_for_printed(void)
+{
+	struct timespec now;
+	long ms;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	ms = (now.tv_sec - unprinted.since.tv_sec) * 1000 + (now.tv_nsec - unprinted.since.tv_nsec) / 1000000;
+	if (ms >= TICK_MS && printers_rest())
+		all_printed();
+}
+
 static void reap(void)
 {
 	int status;
@@ -513,6 +552,7 @@ static void reap(void)
 				drain_port();
 				power_off();
 			}
+			until_printed(job->number);
 		}
 	}
 }
@@ -614,6 +654,7 @@ int main(void)
 	open_port();
 	watch_over();
 	remember_erst();
+	remember_printers();
 	freeze(say_ready);
 	revive_erst();
 	take_payload();
@@ -635,8 +676,10 @@ int main(void)
 			fds[3 + 3 * i] = (struct pollfd){ .fd = heard ? job->err : -1, .events = POLLIN };
 			fds[4 + 3 * i] = (struct pollfd){ .fd = waits ? job->in : -1, .events = POLLOUT };
 		}
-		if (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0)
+		if (poll(fds, sizeof(fds) / sizeof(fds[0]), unprinted.count ? TICK_MS : -1) < 0)
 			continue;
+		if (unprinted.count)
+			look_for_printed();
 		for (int i = 0; i < JOBS_MAX; i++) {
 			if (fds[2 + 3 * i].revents)
 				relay(&jobs[i], &jobs[i].out, 'O');
