@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The kernel's threads that print to its consoles. Since 6.12 a driver may have one, and then printk() only wakes it, at
- * the next tick: nbcon_kthreads_wake() of kernel/printk/nbcon.c. What a command made the kernel say may come long after it.
+ * The kernel's threads that print to its consoles. Where a driver has one, printk() only wakes it, at the next tick
+ * (nbcon_kthreads_wake() of kernel/printk/nbcon.c): what a command made the kernel say may come long after it.
  */
 #pragma once
 
