@@ -45,7 +45,7 @@ _SMALL, _SECONDS_A_CPU = 8, 8.0
 _RESTORE_SECONDS = 30.0
 # A kernel that panicked prints its last lines before pvpanic's event or, without pvpanic, just stops.
 _PANIC_SECONDS = 5.0
-# A list of all tasks takes one second, and some kernels have much more to say.
+# A list of all tasks takes a third of a second, and some kernels have much more to say.
 _PRINT_SECONDS = 10.0
 _SYSRQ_SECONDS = 8.0
 _PRESSED_SECONDS = (2.0, 5.0)
@@ -191,8 +191,12 @@ class Session:
         """What is first as for `first`, the end of `job` being the goal; then until the console has what the kernel had
         logged by then, for `printing` seconds at most. A panic in that time counts."""
         end = await self.first(job.done, seconds, End.DEADLINE)
-        if end is End.COMMAND and await self.first(job.printed, printing, End.COMMAND) is End.PANIC:
-            return End.PANIC
+        if end is End.COMMAND:
+            # Also when a debugger stops the guest just then.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(printing):
+                    then = await self.first(job.printed, printing, End.COMMAND)
+                    return then if then is End.PANIC else end
         return end
 
     def held_by_kgdb(self, held: bool) -> None:
