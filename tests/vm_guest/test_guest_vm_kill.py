@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -83,6 +84,19 @@ def test_a_command_under_which_qemu_goes_is_lost_and_exits_125() -> None:
     result = vm.exec(["sleep", "60"])
     assert (result.verdict, result.exit_code, result.summary) == ("lost", 125, "QEMU is gone")
     assert "terminating on signal 15" in judged(vm)["summary"]
+
+
+def test_a_vm_whose_command_was_lost_with_its_qemu_does_not_run() -> None:
+    for _ in range(5):
+        vm = started()
+        os.kill(pids_of(vm.run)["qemu"], signal.SIGKILL)
+        states = []
+        with contextlib.suppress(HarnessError):
+            assert vm.exec(["true"]).verdict == "lost"
+            states.append(vm.info().state)
+            vm.exec(["true"])
+            states.append("it takes commands")
+        assert states in ([], ["stopped"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

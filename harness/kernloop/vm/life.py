@@ -65,6 +65,8 @@ class Life:
         # The NMI that a dead kernel gets makes it panic.
         if not self.over and self.session.console.panic.is_set():
             return State.PANICKED
+        if not self.over and self.session.machine.ended.done():
+            return State.STOPPED
         if self._told is State.RUNNING and self.session.in_gdb:
             return State.IN_GDB
         booting = self._told is State.RUNNING and not self.session.machine.hello.done()
@@ -128,6 +130,8 @@ class Life:
             raise HarnessError(f"the kernel of {name} has panicked{also}", hint=self.next)
         if state is State.HUNG:
             raise HarnessError(f"the kernel of {name} hangs: {worst(self.session.stuck)}", hint=self.next)
+        if state is State.STOPPED:
+            raise HarnessError(f"the VM {name} has ended", hint=f"kernloop runs show {self.session.run.path.name}")
         if state is State.IN_GDB:
             raise UsageError(f"{name} stands still in gdb", hint=self.next)
         if state is State.IN_KGDB:
