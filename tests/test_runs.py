@@ -78,6 +78,16 @@ def test_runs_are_listed_newest_first_with_their_verdicts() -> None:
     assert all(run.size > 0 and 0 <= run.age < 60 for run in found)
 
 
+def test_runs_that_begin_in_one_second_are_listed_in_the_order_in_which_they_began() -> None:
+    made = []
+    for number in range(12):
+        with runs.create(("build", "run", "vm")[number % 3], SCHEMA, {"subject": str(number)}) as run:
+            run.judge({"schema": SCHEMA, "verdict": "pass"})
+        made.append(run.id)
+    assert [one.id for one in runs.listing()] == made[::-1]
+    assert runs.find("last").name == made[-1]
+
+
 def test_without_any_run_the_list_is_empty() -> None:
     assert runs.listing() == []
 

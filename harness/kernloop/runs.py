@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import signal
 import stat
@@ -152,12 +151,12 @@ class Summary:
 @contextlib.contextmanager
 def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
     """A new run directory. Raises HarnessError when it cannot be written."""
-    path = runs_dir() / f"{time.strftime('%Y%m%d-%H%M%S')}-{verb}-{secrets.token_hex(2)}"
+    folder, path = runs_dir(), None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if len(os.listdir(path.parent)) > _MANY_RUNS:  # noqa: PTH208 counted at every start
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(os.listdir(folder)) > _MANY_RUNS:  # noqa: PTH208 counted at every start
             collect(keep=_MANY_RUNS // 2)
-        path.mkdir(mode=0o700)
+        path = _made(folder, verb)
         with owned.run(path, schema), _owner_lock(path):
             try:
                 with _judged(path, schema) as run:
@@ -171,12 +170,28 @@ def create(verb: str, schema: str, spec: dict[str, Any]) -> Iterator[Run]:
     except KeyboardInterrupt:
         raise HarnessError("interrupted", hint="run it again") from None
     except OSError as error:
-        if not (path / _VERDICT).exists():
+        if path is not None and not (path / _VERDICT).exists():
             shutil.rmtree(path, ignore_errors=True)  # it has not even begun
         raise HarnessError(
             f"cannot write the run directory in {runs_dir()}: {error.strerror or error}",
             hint="free some space, or set XDG_STATE_HOME; kernloop runs gc",
         ) from None
+
+
+# Its name is the day, the second and at last its fraction: of several runs that begin in one, one is the newest.
+def _made(folder: Path, verb: str) -> Path:
+    while True:
+        now, second = time.time_ns(), 10**9
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now // second))
+        path = folder / f"{stamp}-{verb}-{(now % second << 16) // second:04x}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            return path
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    paths = folder.iterdir() if folder.exists() else ()
+    return sorted(paths, key=lambda path: (path.name[:15], path.name[-4:]), reverse=True)
 
 
 @contextlib.contextmanager
@@ -196,9 +211,7 @@ def reopen(path: Path, schema: str) -> Iterator[Run]:
 
 def listing() -> list[Summary]:
     """All runs, newest first."""
-    folder = runs_dir()
-    paths = sorted(folder.iterdir(), reverse=True) if folder.exists() else []
-    return [_summary(path) for path in paths if (path / "spec.json").exists()]
+    return [_summary(path) for path in _newest_first(runs_dir()) if (path / "spec.json").exists()]
 
 
 def find(name: str) -> Path:
@@ -252,8 +265,7 @@ def doing(path: Path) -> str:
 
 def owned_by(pid: int) -> Path | None:
     """The run that the living process `pid` owns."""
-    folder = runs_dir()
-    for path in sorted(folder.iterdir(), reverse=True) if folder.exists() else []:
+    for path in _newest_first(runs_dir()):
         with contextlib.suppress(OSError):
             if (path / _LOCK).read_text().strip() == str(pid) and is_live(path):
                 return path
