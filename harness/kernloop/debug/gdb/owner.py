@@ -254,7 +254,8 @@ class Owner:
                     found = await self._operations[name](**message)
             else:
                 raise UsageError(f"gdb cannot {name!r}", hint="is the client of another version of kernloop?")
-            if name != "state":
+            # A look at a guest that stands still changes nothing; at one that runs it stops it for a moment.
+            if name != "state" and (name in self._waiting or self.control.session.state is State.RUNNING):
                 await self._seen()
             return {"result": {"session": self._plain(self.control.session), "found": self._plain(found)}}
         except HarnessError as error:
